@@ -1,0 +1,205 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright (c) The haproxy-autoscale contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible module: bring the running HAProxy to its configuration file, and prove it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: haproxy_apply
+short_description: Bring the running HAProxy to its configuration file without dropping a request
+version_added: 0.1.0
+description:
+  - Starts HAProxy or reloads it gracefully when it does not run the file on disk, and proves from HAProxy's own answer
+    that it does afterwards. Does nothing when the process is at its file.
+  - When the reload fails, the last good file is put back, the running process serves on, and the module fails with
+    HAProxy's own words.
+  - Runs of this module for one process never interleave; they wait for one another under a lock in O(state_dir).
+author:
+  - The haproxy-autoscale contributors (@haproxy-autoscale)
+options:
+  name:
+    description: The name of the process, under which its state is kept.
+    type: str
+    default: haproxy
+  config_path:
+    description: The configuration file that the process runs.
+    type: path
+    default: /etc/haproxy/haproxy.cfg
+  checksum:
+    description:
+      - The SHA-256 of the file that this run rendered. Another file on disk means that another run wrote it, and
+        nothing is done.
+      - Empty means whatever is on disk.
+    type: str
+    default: ''
+  backup_file:
+    description: A copy of the file that the new one replaced; put back after a failure when there is no last good file.
+    type: path
+    default: ''
+  binary:
+    description: The HAProxy program, a path or a name that is looked for in E(PATH) and the sbin folders.
+    type: str
+    default: haproxy
+  pid_file:
+    description: The pid file. It decides between several processes with the same configuration file.
+    type: path
+    default: /run/haproxy.pid
+  stats_socket:
+    description:
+      - The statistics socket to ask when there is no master socket.
+      - Empty means those that the configuration names with C(level admin).
+    type: path
+    default: ''
+  master_socket:
+    description:
+      - Where a HAProxy that is started here gets its master socket. A running one's is read from its command line.
+      - Empty starts it without one, except with O(reload_method=master_socket), where that is an error.
+    type: path
+    default: /run/haproxy-master.sock
+  service_name:
+    description: The service of the process in systemd or the init scripts; empty when there is none.
+    type: str
+    default: haproxy
+  reload_method:
+    description:
+      - V(master_socket) asks the master, and has the strongest proof.
+      - V(service) asks the service manager.
+      - V(pid) signals the master (SIGUSR2), or starts a second process that takes over (C(-sf) with C(-x)).
+      - V(auto) takes the master socket where there is one, then systemd, then V(pid). It starts a stopped HAProxy by
+        its service where there is one, else in master-worker mode.
+    type: str
+    choices: [auto, master_socket, service, pid]
+    default: auto
+  reload_timeout:
+    description:
+      - How many seconds a start or reload may take until it is proven, and how long to wait for another run's lock.
+    type: int
+    default: 30
+  start:
+    description: Whether to start a HAProxy that does not run.
+    type: bool
+    default: true
+  state_dir:
+    description: The folder with the last good file and the record of what is in force. It is made when missing (0750).
+    type: path
+    default: /var/lib/haproxy-autoscale
+attributes:
+  check_mode:
+    description: Says what would be done and touches nothing.
+    support: full
+  diff_mode:
+    description: Changes a process, not a text.
+    support: none
+  platform:
+    description: Reads C(/proc).
+    platforms: linux
+    support: full
+seealso:
+  - module: autoscale.haproxy.haproxy_facts
+"""
+
+EXAMPLES = r"""
+- name: Bring HAProxy to its file
+  autoscale.haproxy.haproxy_apply:
+
+- name: Bring a second HAProxy to its file, the old script's way
+  autoscale.haproxy.haproxy_apply:
+    name: internal
+    config_path: /etc/haproxy/internal.cfg
+    pid_file: /run/haproxy-internal.pid
+    service_name: ''
+    reload_method: pid
+"""
+
+RETURN = r"""
+applied_by:
+  description: What was done (in check mode, would be), one of V(none), V(start) and V(reload).
+  returned: success
+  type: str
+reason:
+  description: Why.
+  returned: success
+  type: str
+  sample: the file is newer than the process
+proof:
+  description: How it was proven, in words; empty when nothing was done.
+  returned: success
+  type: str
+  sample: Success=1, worker 4274 answers
+added:
+  description: The names of the servers that came, by backend.
+  returned: success
+  type: dict
+removed:
+  description: The names of the servers that went, by backend.
+  returned: success
+  type: dict
+changed_servers:
+  description: The names of the servers that got another address or port, by backend.
+  returned: success
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.haproxy_autoscale.haproxy_change import Wish, apply
+from ..module_utils.haproxy_autoscale.haproxy_inspect import Definition
+from ..module_utils.haproxy_autoscale.haproxy_process import find_binary
+from ..module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan, find_service_command
+from ..module_utils.haproxy_autoscale.haproxy_state import StateError
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "default": "haproxy"},
+            "config_path": {"type": "path", "default": "/etc/haproxy/haproxy.cfg"},
+            "checksum": {"type": "str", "default": ""},
+            "backup_file": {"type": "path", "default": ""},
+            "binary": {"type": "str", "default": "haproxy"},
+            "pid_file": {"type": "path", "default": "/run/haproxy.pid"},
+            "stats_socket": {"type": "path", "default": ""},
+            "master_socket": {"type": "path", "default": "/run/haproxy-master.sock"},
+            "service_name": {"type": "str", "default": "haproxy"},
+            "reload_method": {
+                "type": "str",
+                "choices": ["auto", "master_socket", "service", "pid"],
+                "default": "auto",
+            },
+            "reload_timeout": {"type": "int", "default": 30},
+            "start": {"type": "bool", "default": True},
+            "state_dir": {"type": "path", "default": "/var/lib/haproxy-autoscale"},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    if params["reload_timeout"] < 1:
+        module.fail_json(msg=f"reload_timeout must be at least 1 second, and is {params['reload_timeout']}")
+    binary = find_binary(params["binary"])
+    if binary is None:
+        module.fail_json(msg=f"binary: no HAProxy program at {params['binary']}")
+    service_command = [] if params["reload_method"] in ("master_socket", "pid") else find_service_command(
+        params["service_name"], module.run_command
+    )
+    plan = Plan(
+        params["reload_method"],
+        binary,
+        params["master_socket"],
+        params["service_name"],
+        service_command,
+        params["reload_timeout"],
+    )
+    definition = Definition(*(params[field] for field in Definition._fields))
+    wish = Wish(params["checksum"], params["start"], params["backup_file"])
+    try:
+        result = apply(definition, plan, wish, module.check_mode, module.run_command)
+    except (ApplyError, StateError) as error:
+        module.fail_json(msg=f"{params['name']}: {error}")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright (c) The haproxy-autoscale contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible module: what HAProxy is now, and what a candidate configuration would change."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: haproxy_facts
+short_description: Report what HAProxy runs and what a candidate configuration would change
+version_added: 0.1.0
+description:
+  - Reports the HAProxy process that runs a configuration file, whether it is at that file, and, for a candidate text,
+    whether HAProxy accepts it, which servers would come and go, and whether that is more than may be removed at once.
+  - Changes nothing, so it works the same in check mode. The candidate is checked from standard input and never written.
+  - A process is found in C(/proc) by the configuration file on its command line, and asked over its master socket
+    (C(-S)), or over a statistics socket with C(level admin).
+author:
+  - The haproxy-autoscale contributors (@haproxy-autoscale)
+options:
+  candidates:
+    description:
+      - The processes to report on, one entry each.
+      - Without it, one process with every default.
+    type: list
+    elements: dict
+    default: [{}]
+    suboptions:
+      name:
+        description: The name of the process, under which the facts stand and the state is kept.
+        type: str
+        default: haproxy
+      config_path:
+        description: The configuration file that the process runs. It need not exist.
+        type: path
+        default: /etc/haproxy/haproxy.cfg
+      text:
+        description:
+          - The candidate, the whole text that the file would have. Without it, only what is there is reported.
+          - It may hold passwords, so Ansible never prints it.
+        type: str
+      binary:
+        description: The HAProxy program, a path or a name that is looked for in E(PATH) and the sbin folders.
+        type: str
+        default: haproxy
+      pid_file:
+        description: The pid file. It decides between several processes with the same configuration file.
+        type: path
+        default: /run/haproxy.pid
+      stats_socket:
+        description:
+          - The statistics socket to ask when there is no master socket.
+          - Empty means those that the configuration names with C(level admin).
+        type: path
+        default: ''
+      state_dir:
+        description: The folder with the last good file and the record of what is in force. It need not exist.
+        type: path
+        default: /var/lib/haproxy-autoscale
+      start:
+        description: Whether a HAProxy that does not run would be started; only the plan depends on it.
+        type: bool
+        default: true
+      maximum_removed_percent:
+        description:
+          - How many percent of a backend's servers may go at once.
+          - Removing a single one is always allowed, unless it leaves the backend empty. V(100) allows everything.
+        type: int
+        default: 50
+  gather_servers:
+    description: Whether to return every server of the running process (about 60 bytes each).
+    type: bool
+    default: true
+attributes:
+  check_mode:
+    description: Can run in check mode and return the same facts.
+    support: full
+  diff_mode:
+    description: Returns facts, so there is nothing to show.
+    support: none
+  platform:
+    description: Reads C(/proc).
+    platforms: linux
+    support: full
+seealso:
+  - module: autoscale.haproxy.haproxy_apply
+  - module: autoscale.haproxy.ec2_security_group_instance_facts
+"""
+
+EXAMPLES = r"""
+- name: Look at the HAProxy of this host
+  autoscale.haproxy.haproxy_facts:
+
+- name: Say what a configuration would change, without touching anything
+  autoscale.haproxy.haproxy_facts:
+    candidates:
+      - text: "{{ lookup('ansible.builtin.template', 'haproxy.cfg.j2') }}"
+    gather_servers: false
+
+- name: Show it
+  ansible.builtin.debug:
+    var: ansible_facts['haproxy_processes']['haproxy']['candidate']
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: Facts only.
+  returned: success
+  type: dict
+  contains:
+    haproxy_processes:
+      description: One entry for each process, by its name.
+      type: dict
+      returned: success
+      contains:
+        binary:
+          description: The path of the HAProxy program, null when there is none.
+          type: str
+        version:
+          description: The version of the program.
+          type: str
+          sample: 2.6.12
+        running:
+          description: Whether a process runs the configuration file. The next ten keys are there only then.
+          type: bool
+        pid:
+          description: The master, or the one process where there is no master.
+          type: int
+        has_master:
+          description: Whether the process is in master-worker mode.
+          type: bool
+        worker_pid:
+          description: The process that takes new connections, null when that cannot be said.
+          type: int
+        running_version:
+          description: The version of that process; empty when it cannot be asked.
+          type: str
+        config_files:
+          description: The files (or folders) given with C(-f).
+          type: list
+          elements: str
+        pid_file:
+          description: The pid file on the command line; empty when there is none.
+          type: str
+        master_socket:
+          description: The master socket on the command line; empty when there is none.
+          type: str
+        stats_socket:
+          description: The statistics socket that was asked because there is no master socket; else empty.
+          type: str
+        problem:
+          description: Why the process cannot be asked; empty when it can.
+          type: str
+        reloads:
+          description: How often the master was reloaded; only with a master socket.
+          type: int
+        failed_reloads:
+          description: How many of them the master counts as failed; only with a master socket.
+          type: int
+        old_worker_pids:
+          description: The workers that only finish their connections; only with a master socket.
+          type: list
+          elements: int
+        servers:
+          description: The servers of the process (name, address, port) by backend; with O(gather_servers) only.
+          type: dict
+        config:
+          description: The file on disk.
+          type: dict
+          contains:
+            path:
+              description: Where it is.
+              type: str
+            exists:
+              description: Whether it is there. The last five keys are there only then.
+              type: bool
+            in_force:
+              description: Whether the process runs it. What is not known is not in force.
+              type: bool
+            in_force_reason:
+              description: How that is known, or why not.
+              type: str
+            checksum:
+              description: Its SHA-256.
+              type: str
+            mode:
+              description: Its mode, four octal digits.
+              type: str
+            uid:
+              description: Its owner.
+              type: int
+            gid:
+              description: Its group.
+              type: int
+            is_last_good:
+              description: Whether it is the file that was last proven in force.
+              type: bool
+        candidate:
+          description: What the candidate would change; with RV(ignore:text) only.
+          type: dict
+          contains:
+            accepted:
+              description: Whether C(haproxy -c) accepts it. The other keys but C(messages) need a HAProxy program.
+              type: bool
+            messages:
+              description: The first twenty warnings and errors that HAProxy gives for it.
+              type: list
+              elements: str
+            checksum:
+              description: The SHA-256 of its text.
+              type: str
+            differs:
+              description: Whether the file on disk has other bytes.
+              type: bool
+            counted_against:
+              description: Where the servers are from that it is compared with.
+              type: str
+            servers:
+              description: How many servers each of its backends has.
+              type: dict
+            added:
+              description: The names of the servers that come, by backend.
+              type: dict
+            removed:
+              description: The names of the servers that go, by backend.
+              type: dict
+            changed:
+              description: The names of the servers that get another address or port, by backend.
+              type: dict
+            refusals:
+              description: Why it removes too much, a sentence for each backend; empty when it does not.
+              type: list
+              elements: str
+            plan:
+              description: What brings the process to it, one of V(none), V(start) and V(reload).
+              type: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils.haproxy_autoscale.haproxy_inspect import Definition
+from ..module_utils.haproxy_autoscale.haproxy_report import Candidate, report
+from ..module_utils.haproxy_autoscale.haproxy_state import StateError
+
+CANDIDATE = {
+    "name": {"type": "str", "default": "haproxy"},
+    "config_path": {"type": "path", "default": "/etc/haproxy/haproxy.cfg"},
+    "text": {"type": "str", "no_log": True},
+    "binary": {"type": "str", "default": "haproxy"},
+    "pid_file": {"type": "path", "default": "/run/haproxy.pid"},
+    "stats_socket": {"type": "path", "default": ""},
+    "state_dir": {"type": "path", "default": "/var/lib/haproxy-autoscale"},
+    "start": {"type": "bool", "default": True},
+    "maximum_removed_percent": {"type": "int", "default": 50},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "candidates": {"type": "list", "elements": "dict", "default": [{}], "options": CANDIDATE},
+            "gather_servers": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+
+    def run(words: list[str], data: bytes | None) -> tuple[int, str, str]:
+        return module.run_command(words, data=data, binary_data=True)
+
+    processes = {}
+    for entry in module.params["candidates"]:
+        percent = entry["maximum_removed_percent"]
+        if not 0 <= percent <= 100:
+            module.fail_json(msg=f"maximum_removed_percent must be 0 to 100, and is {percent}")
+        definition = Definition(*(entry[field] for field in Definition._fields))
+        candidate = None
+        if entry["text"] is not None:
+            candidate = Candidate(entry["text"], entry["start"], percent)
+        try:
+            processes[entry["name"]] = report(definition, candidate, module.params["gather_servers"], run)
+        except StateError as error:
+            module.fail_json(msg=f"{entry['name']}: {error}")
+    module.exit_json(ansible_facts={"haproxy_processes": processes})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Read a HAProxy configuration as text, and compare its servers with those of another one.
+
+Pure functions over plain data: nothing here touches a file, a socket or a process. The syntax is that of the
+Configuration Manual, chapter 2 ("Configuring HAProxy": quoting and escaping, environment variables) and 5.2
+(the parameters of a server line).
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+# The words that open a section, HAProxy 2.4 to 3.2 (Configuration Manual, chapters 3, 4 and 12).
+SECTIONS = frozenset(
+    [
+        "acme",
+        "backend",
+        "cache",
+        "crt-store",
+        "defaults",
+        "fcgi-app",
+        "frontend",
+        "global",
+        "http-errors",
+        "listen",
+        "log-forward",
+        "log-profile",
+        "mailers",
+        "peers",
+        "program",
+        "resolvers",
+        "ring",
+        "traces",
+        "userlist",
+    ]
+)
+
+
+class Server(NamedTuple):
+    """One server of a backend: where requests can go.
+
+    `address` is an IP address, a host name or a socket path, as written (a process gives "-" for a path); `port` is
+    0 when the line gives none. `fqdn` is set by the process only: the name that it resolved `address` from.
+    `options` are the words after the address, as written.
+    """
+
+    name: str
+    address: str
+    port: int = 0
+    options: tuple[str, ...] = ()
+    fqdn: str = ""
+
+
+class Configuration(NamedTuple):
+    """What the collection needs to know of a configuration: `servers` by backend (a `listen` section is one, too)
+    in the file's order, and the words of each line of the `global` section."""
+
+    servers: dict[str, list[Server]]
+    global_lines: list[list[str]]
+
+
+class Difference(NamedTuple):
+    """The servers of one backend that come, go, and stay under their name with another address, port or options."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+
+
+def split_line(line: str) -> list[str]:
+    """Split one configuration line into its words: quotes and backslash escapes are resolved, a comment is cut.
+
+    An environment variable stays as it is written. A quote that is not closed ends with the line; HAProxy itself
+    refuses such a line, so nothing is decided on it.
+    """
+    words: list[str] = []
+    word: list[str] = []
+    inside = False  # a word has begun, even if it is empty as in ""
+    quote = ""
+    position = 0
+    while position < len(line):
+        character = line[position]
+        position += 1
+        if character == "\\" and quote != "'" and position < len(line):
+            following = line[position]
+            position += 1
+            word.append({"n": "\n", "r": "\r", "t": "\t"}.get(following, following))
+            inside = True
+        elif quote:
+            if character == quote:
+                quote = ""
+            else:
+                word.append(character)
+        elif character in "\"'":
+            quote = character
+            inside = True
+        elif character == "#":
+            break
+        elif character in " \t\r\n":
+            if inside:
+                words.append("".join(word))
+                word = []
+                inside = False
+        else:
+            word.append(character)
+            inside = True
+    if inside:
+        words.append("".join(word))
+    return words
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split a server's address into host (or socket path) and port; the port is 0 where there is none.
+
+    The address families that HAProxy writes in front (`ipv4@`, `ipv6@`, `unix@`, ...) are dropped, and so are
+    the brackets around an IPv6 address. HAProxy takes the last colon as the port's (Configuration Manual, 11.1).
+    """
+    host = re.sub(r"^[a-z0-9+]+@", "", text)
+    if host.startswith("/"):
+        return host, 0
+    before, colon, after = host.rpartition(":")
+    # "[::1]" is an address without a port: its last colon stands within the brackets.
+    if not colon or after.endswith("]"):
+        return _plain_address(host.strip("[]")), 0
+    # "+100" adds to the port that the client came to; the process shows the 100 alone.
+    port = after[1:] if after[:1] == "+" else after
+    return _plain_address(before.strip("[]")), int(port) if port.isdigit() else 0
+
+
+def _plain_address(host: str) -> str:
+    """An IPv6 address in the one form that HAProxy prints, whichever way it was written; the rest as it is."""
+    if ":" not in host:
+        return host
+    try:
+        return socket.inet_ntop(socket.AF_INET6, socket.inet_pton(socket.AF_INET6, host))
+    except OSError:
+        return host
+
+
+def _servers_of_line(words: Sequence[str]) -> list[Server]:
+    """The servers that one line defines: one for `server`, a numbered row for `server-template`."""
+    if words[0] == "server" and len(words) >= 3:
+        address, port = split_address(words[2])
+        return [Server(words[1], address, port, tuple(words[3:]))]
+    if words[0] == "server-template" and len(words) >= 4:
+        address, port = split_address(words[3])
+        first, dash, last = words[2].partition("-")
+        bounds = (first, last) if dash else ("1", first)
+        if all(bound.isdigit() for bound in bounds):
+            numbers = range(int(bounds[0]), int(bounds[1]) + 1)
+            return [Server(f"{words[1]}{number}", address, port, tuple(words[4:])) for number in numbers]
+    return []
+
+
+def parse(text: str) -> Configuration:
+    """Read a configuration's text. Lines that are not understood are passed over: whether the text is valid is for
+    `haproxy -c` to say. Both branches of an `.if` count."""
+    servers: dict[str, list[Server]] = {}
+    global_lines: list[list[str]] = []
+    section = name = ""
+    for line in text.split("\n"):
+        words = split_line(line)
+        if not words:
+            continue
+        if words[0] in SECTIONS:
+            section = words[0]
+            name = words[1] if len(words) > 1 else ""
+            if section in ("backend", "listen") and name:
+                servers.setdefault(name, [])
+        elif section in ("backend", "listen"):
+            if words[0] in ("server", "server-template") and name:
+                servers[name].extend(_servers_of_line(words))
+        elif section == "global":
+            global_lines.append(words)
+    return Configuration(servers, global_lines)
+
+
+def statistics_sockets(configuration: Configuration) -> list[tuple[str, bool]]:
+    """The UNIX statistics sockets with level admin of the `global` section, each with whether it passes the listening
+    descriptors to a new process (`expose-fd listeners`; Configuration Manual, 3.1 "stats socket")."""
+    found: list[tuple[str, bool]] = []
+    for words in configuration.global_lines:
+        if words[:2] != ["stats", "socket"] or len(words) < 3:
+            continue
+        path = re.sub(r"^unix@", "", words[2])
+        options = list(zip(words[3:], words[4:]))
+        if path.startswith("/") and ("level", "admin") in options:
+            found.append((path, ("expose-fd", "listeners") in options))
+    return found
+
+
+def _same_address(old: Server, new: Server) -> bool:
+    # A name in the file is an address in the process, and a path is "-": they are the same server while the name is.
+    return old.address == "-" or new.address in (old.address, old.fqdn)
+
+
+def _stays(server: Server, names: Mapping[str, Server], places: set[tuple[str, int]]) -> bool:
+    if (server.address, server.port) in places:
+        return True
+    namesake = names.get(server.name)
+    return namesake is not None and _same_address(server, namesake)
+
+
+def removed_servers(before: Iterable[Server], after: Iterable[Server]) -> list[Server]:
+    """The servers of `before` that `after` no longer sends requests to.
+
+    A server stays when its address and port stay (whatever its name: a file that is being taken over names its
+    servers differently), or its name with its address. So a name that passes to another instance is a removal.
+    """
+    after = list(after)
+    names = {server.name: server for server in after}
+    places = {(server.address, server.port) for server in after}
+    return [server for server in before if not _stays(server, names, places)]
+
+
+def refusals(
+    before: Mapping[str, Sequence[Server]], after: Mapping[str, Sequence[Server]], maximum_removed_percent: int
+) -> list[str]:
+    """Why `after` must not replace `before`, a sentence for each backend; an empty list when it may.
+
+    Counted backend by backend. Removing one server is always allowed, unless it is the last one and nothing takes
+    its place: an emptied backend answers every request with 503. At 100 percent nothing is refused.
+    """
+    if maximum_removed_percent >= 100:
+        return []
+    found = []
+    for backend in sorted(before):
+        had = before[backend]
+        wanted = after.get(backend, [])
+        gone = len(removed_servers(had, wanted))
+        if had and not wanted:
+            found.append(f"backend {backend} would lose all of its {len(had)} servers")
+        elif gone > 1 and gone * 100 > maximum_removed_percent * len(had):
+            found.append(
+                f"backend {backend} would lose {gone} of its {len(had)} servers"
+                f" ({gone * 100 // len(had)} percent, {maximum_removed_percent} allowed)"
+            )
+    return found
+
+
+def differences(
+    before: Mapping[str, Sequence[Server]], after: Mapping[str, Sequence[Server]], compare_options: bool
+) -> dict[str, Difference]:
+    """The servers that come, go and change, by backend and by name; backends without a difference are left out.
+
+    `compare_options` says whether `before` knows the words after the address: a file does, a process does not.
+    """
+    found: dict[str, Difference] = {}
+    for backend in sorted(set(before) | set(after)):
+        old = {server.name: server for server in before.get(backend, [])}
+        new = {server.name: server for server in after.get(backend, [])}
+        changed = [
+            name
+            for name, server in new.items()
+            if name in old
+            and (
+                not _same_address(old[name], server)
+                or server.port != old[name].port
+                or (compare_options and server.options != old[name].options)
+            )
+        ]
+        difference = Difference(
+            added=[name for name in new if name not in old],
+            removed=[name for name in old if name not in new],
+            changed=changed,
+        )
+        if any(difference):
+            found[backend] = difference
+    return found

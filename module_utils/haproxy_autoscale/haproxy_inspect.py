@@ -1,0 +1,194 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Say what a HAProxy process is now, and whether it is at its file: what haproxy_facts reports and haproxy_apply
+decides on. Nothing here changes a file or a process."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from . import haproxy_config, haproxy_process, haproxy_socket, haproxy_state
+from .haproxy_process import Identity, Process
+from .haproxy_socket import SocketError, Workers
+
+
+class Definition(NamedTuple):
+    """One HAProxy process as the operator describes it; the fields are the options of the same name."""
+
+    name: str
+    config_path: str
+    binary: str
+    pid_file: str
+    stats_socket: str
+    state_dir: str
+
+
+class ConfigFile(NamedTuple):
+    """The configuration file on disk; `modified` is in seconds since 1970, `checksum` the SHA-256."""
+
+    data: bytes
+    checksum: str
+    modified: float
+    stat: os.stat_result
+
+    @property
+    def text(self) -> str:
+        return self.data.decode("utf-8", "surrogateescape")
+
+
+class Running(NamedTuple):
+    """A HAProxy process that runs, as far as it can be asked.
+
+    `workers` is the master's own account, None without a master socket. `worker` is the process that serves, None
+    when that cannot be said. `servers` is None when no socket answers, and `problem` says why.
+    """
+
+    process: Process
+    workers: Workers | None
+    worker: Identity | None
+    version: str
+    stats_socket: str
+    passes_listeners: bool
+    servers: dict[str, list[haproxy_config.Server]] | None
+    problem: str
+
+    @property
+    def master_socket(self) -> str:
+        return self.process.command_line.master_socket
+
+    def ask(self, command: str, timeout: float) -> str:
+        """Send `command` to the worker that serves, over the master's socket where there is one. Raises SocketError."""
+        if self.workers is not None and self.worker is not None:
+            return haproxy_socket.send(self.master_socket, f"@!{self.worker.pid} {command}", timeout)
+        if self.stats_socket:
+            return haproxy_socket.send(self.stats_socket, command, timeout)
+        raise SocketError("HAProxy has neither a master socket (-S) nor a statistics socket with level admin")
+
+
+def read_config_file(path: str) -> ConfigFile | None:
+    """The file on disk, None when there is none. Raises StateError when it is there and cannot be read."""
+    data = haproxy_state.read_bytes(path)
+    if data is None:
+        return None
+    stat = os.stat(path)
+    return ConfigFile(data, haproxy_state.checksum(data), stat.st_mtime, stat)
+
+
+def known_texts(definition: Definition) -> list[str]:
+    """The texts that the process may be running with, the likeliest first: the last good file, the file on disk."""
+    paths = [haproxy_state.last_good_path(definition.state_dir, definition.name), definition.config_path]
+    found = [haproxy_state.read_bytes(path) for path in paths]
+    return [data.decode("utf-8", "surrogateescape") for data in found if data is not None]
+
+
+def _find_statistics_socket(definition: Definition, pids: set[int], timeout: float) -> tuple[str, bool, str]:
+    """The statistics socket that one of `pids` answers on: (path, does it pass listeners, why there is none).
+
+    A path is not enough: the socket may be another process's.
+    """
+    named = [
+        entry
+        for text in known_texts(definition)
+        for entry in haproxy_config.statistics_sockets(haproxy_config.parse(text))
+    ]
+    if definition.stats_socket:
+        named = [entry for entry in named if entry[0] == definition.stats_socket] or [(definition.stats_socket, False)]
+    problem = "the configuration has no `stats socket` with `level admin`"
+    for path, passes_listeners in dict.fromkeys(named):
+        try:
+            info = haproxy_socket.parse_show_info(haproxy_socket.send(path, "show info", timeout))
+        except SocketError as error:
+            problem = str(error)
+            continue
+        if int(info["Pid"]) in pids:
+            return path, passes_listeners, ""
+        problem = f"{path} belongs to process {info['Pid']}, which does not run {definition.config_path}"
+    return "", False, problem
+
+
+def observe(definition: Definition, timeout: float) -> Running | None:
+    """The process that runs `definition.config_path`, None when there is none.
+
+    `timeout` is in seconds for each step of each socket. What does not answer is said in `problem`, never guessed.
+    """
+    process = haproxy_process.find(definition.config_path, definition.pid_file)
+    if process is None:
+        return None
+    workers: Workers | None = None
+    worker_pid = 0
+    stats_socket = version = problem = ""
+    passes_listeners = False
+    if process.command_line.master_socket:
+        try:
+            path = process.command_line.master_socket
+            workers = haproxy_socket.parse_show_proc(haproxy_socket.send(path, "show proc", timeout))
+            if workers.master_pid != process.pid:
+                problem = f"{path} belongs to master {workers.master_pid}, not to {process.pid}"
+                workers = None
+            elif workers.serving is not None:
+                worker_pid = workers.serving.pid
+        except SocketError as error:
+            problem = str(error)
+    if workers is None:
+        pids = set(process.workers) or {process.pid}
+        stats_socket, passes_listeners, missing = _find_statistics_socket(definition, pids, timeout)
+        problem = "; ".join(text for text in (problem, missing) if text)
+        worker_pid = process.workers[0] if process.workers else process.pid
+    elif not worker_pid:
+        problem = f"the master {process.pid} has no worker"
+    worker = haproxy_process.identify(worker_pid) if worker_pid else None
+    running = Running(process, workers, worker, version, stats_socket, passes_listeners, None, problem)
+    if worker is None or (workers is None and not stats_socket):
+        return running
+    try:
+        info = haproxy_socket.parse_show_info(running.ask("show info", timeout))
+        answered = haproxy_process.identify(int(info["Pid"]))
+        servers = haproxy_socket.parse_servers_state(running.ask("show servers state", timeout))
+        return running._replace(worker=answered, version=info["Version"], servers=servers, problem="")
+    except SocketError as error:
+        return running._replace(problem=str(error))
+
+
+def in_force(definition: Definition, running: Running | None, config_file: ConfigFile | None) -> tuple[bool, str]:
+    """Whether the process runs the file on disk, and how that is known (or why not).
+
+    The record of the last proven apply decides while it speaks of this very process. After a restart or a reload by
+    hand, a file older than the worker whose servers the worker has is in force. What cannot be known is not in force:
+    that costs one reload. Raises StateError when the record is there and cannot be read.
+    """
+    if config_file is None:
+        return False, f"{definition.config_path} does not exist"
+    if running is None:
+        return False, "HAProxy does not run"
+    record = haproxy_state.read_record(definition.state_dir, definition.name)
+    if record is not None and (record.main, record.worker) == (running.process.identity, running.worker):
+        if record.checksum == config_file.checksum:
+            return True, "the last apply was proven on this process"
+        return False, "the file is not the one that was last applied to this process"
+    if running.worker is None or running.servers is None:
+        return False, f"the process cannot be asked what it runs: {running.problem}"
+    if config_file.modified >= haproxy_process.start_time(running.worker):
+        return False, "the file is newer than the process"
+    wanted = haproxy_config.parse(config_file.text).servers
+    if haproxy_config.differences(running.servers, wanted, compare_options=False):
+        return False, "the process has other servers than the file"
+    return True, "the process started after the file was written, and has its servers"
+
+
+def servers_now(
+    definition: Definition, running: Running | None, config_file: ConfigFile | None
+) -> tuple[dict[str, list[haproxy_config.Server]], str]:
+    """The servers that a shrink is counted against, and where they are from: what the process has; if HAProxy is
+    stopped (or does not answer), the last good file; else the file on disk, so that taking over a balancer is no first
+    run. Raises StateError when one of these files is there and cannot be read."""
+    if running is not None and running.servers is not None:
+        return running.servers, "the running process"
+    path = haproxy_state.last_good_path(definition.state_dir, definition.name)
+    last_good = haproxy_state.read_bytes(path)
+    if last_good is not None:
+        return haproxy_config.parse(last_good.decode("utf-8", "surrogateescape")).servers, path
+    if config_file is not None:
+        return haproxy_config.parse(config_file.text).servers, definition.config_path
+    return {}, "nothing: there is no configuration yet"

@@ -1,0 +1,142 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a balancer keeps between runs, in its state folder: the last good file and the record of what is in force."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .haproxy_process import Identity
+
+
+class StateError(Exception):
+    """The state folder cannot be used, or another run holds its lock; the message names the path."""
+
+
+class Record(NamedTuple):
+    """What the last proven apply brought into force: the file's checksum, and the process it was proven on.
+
+    `main` is the master, or the one process where there is no master (and then `worker` is the same).
+    """
+
+    checksum: str
+    main: Identity
+    worker: Identity
+
+
+def checksum(data: bytes) -> str:
+    """The SHA-256 of `data` in hexadecimal: how a text is named in the record, in facts and between the modules."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def last_good_path(state_dir: str, name: str) -> str:
+    """Where the last file that was proven in force is kept for the process `name`."""
+    return os.path.join(state_dir, f"{name}.last-good.cfg")
+
+
+def _record_path(state_dir: str, name: str) -> str:
+    return os.path.join(state_dir, f"{name}.json")
+
+
+def read_bytes(path: str) -> bytes | None:
+    """The bytes of a file, None when there is none. Raises StateError when it is there and cannot be read."""
+    try:
+        with open(path, "rb") as handle:
+            return handle.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from error
+
+
+def read_record(state_dir: str, name: str) -> Record | None:
+    """The record of the process `name`, None when there is none or it makes no sense (that costs one reload at most).
+
+    Raises StateError when it is there and cannot be read.
+    """
+    data = read_bytes(_record_path(state_dir, name))
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+        return Record(found["checksum"], Identity(*found["main"]), Identity(*found["worker"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def write_atomically(path: str, data: bytes, like: os.stat_result | None = None) -> None:
+    """Replace the file at `path` by `data`: whole or not at all, and on the disk when this returns.
+
+    The file keeps the mode and owner in `like`; without it, it is its owner's alone (0600). Raises StateError.
+    """
+    folder = os.path.dirname(path)
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.")
+        with os.fdopen(descriptor, "wb") as handle:
+            if like is not None:
+                if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, like.st_mode & 0o7777)
+            handle.write(data)
+            handle.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+        sync_folder(folder)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise StateError(f"{path}: {error.strerror}") from error
+
+
+def sync_folder(folder: str) -> None:
+    """Bring a folder's entries to the disk: a rename alone may be gone after a power cut (fsync(2))."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(state_dir: str, name: str, text: bytes, record: Record) -> None:
+    """Keep `text` as the last good file and `record` beside it. Raises StateError."""
+    write_atomically(last_good_path(state_dir, name), text)
+    write_atomically(_record_path(state_dir, name), json.dumps(record._asdict(), sort_keys=True).encode())
+
+
+@contextlib.contextmanager
+def lock(state_dir: str, name: str, timeout: float) -> Iterator[None]:
+    """Hold the lock of the process `name`, waiting for at most `timeout` seconds; makes the state folder (0750) when
+    it is missing. The kernel lets go of it when the holder dies, however it dies (flock(2)). Raises StateError."""
+    path = os.path.join(state_dir, f"{name}.lock")
+    try:
+        os.makedirs(state_dir, mode=0o750, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StateError(f"the state folder cannot be used: {path}: {error.strerror}") from error
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise StateError(f"{path}: {error.strerror}") from error
+            if time.monotonic() >= deadline:
+                raise StateError(f"{path} is held: another run is applying a configuration, waited {timeout:.0f} s")
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
