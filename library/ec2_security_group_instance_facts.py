@@ -1,0 +1,358 @@
+#!/usr/bin/python
+# -*- coding: utf-8 -*-
+# Copyright (c) The haproxy-autoscale contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: ec2_security_group_instance_facts
+short_description: Find the EC2 instances of security groups
+version_added: 0.1.0
+author:
+  - The haproxy-autoscale contributors (@haproxy-autoscale)
+description:
+  - Returns the instances that carry one or more security groups as facts, ready to be written into a load balancer's configuration.
+  - It returns everything or nothing. When one page, one region or one credential fails, the module fails with the AWS error code,
+    the operation and the region, and returns no facts.
+  - Every value that could reach a configuration file is checked. An instance with a value that is not what it should be is left
+    out, with the reason in RV(ansible_facts.ec2_security_group_excluded_instances). Tags are passed on as they are.
+  - The same instances give the same facts, in whatever order and pages EC2 lists them.
+requirements:
+  - boto3 >= 1.26.0
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+  - ansible.builtin.action_common_attributes.facts
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: none
+    details: The module changes nothing.
+  facts:
+    support: full
+  platform:
+    platforms: posix
+options:
+  security_groups:
+    description:
+      - Security groups, each by its name or its id (V(sg-0123456789abcdef0)).
+      - Names are compared exactly and with their case. V(*), which EC2 allows in a name and takes for a wildcard in a search, stands
+        for itself.
+      - An instance carries a group when any of its network interfaces does.
+      - A group that exists in none of the O(regions) is an error.
+      - A name that stands for groups of several VPCs of a region is an error that names the VPCs, unless O(vpc_id) says which one.
+        This shows only when instances of both are found.
+    type: list
+    elements: str
+    required: true
+  regions:
+    description:
+      - The regions to search. V(all) alone stands for every region that is enabled for the account.
+      - When not set or empty, the region of the environment variables E(AWS_REGION) and E(AWS_DEFAULT_REGION), of the
+        profile, or of the instance that the module runs on, in this order. The instance's region is asked for by IMDSv2 only;
+        boto3 does not do this by itself.
+      - For V(all) the regions are asked for in that same region, and in V(us-east-1) where there is none.
+    type: list
+    elements: str
+    aliases: [region, aws_region, ec2_region]
+  vpc_id:
+    description: Only groups and instances of this VPC.
+    type: str
+  filters:
+    description:
+      - Further filters of DescribeInstances, name to value or list of values. An instance must match one value of each.
+      - The names are at U(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html).
+      - The filters C(instance.group-id), C(instance.group-name), C(instance-state-name) and C(vpc-id) are what O(security_groups),
+        O(states) and O(vpc_id) are for.
+      - At most 100 values together.
+    type: dict
+  exclude_filters:
+    description:
+      - Filters as in O(filters). An instance that matches all of them is left out, and listed with that reason.
+      - Asked for in a call of its own, after the first. When it fails, the module fails.
+    type: dict
+  states:
+    description:
+      - The states that an instance may be in.
+      - EC2 itself selects by this, so instances in other states are not listed as excluded either.
+    type: list
+    elements: str
+    choices: [pending, running, shutting-down, stopping, stopped, terminated]
+    default: [running]
+  address:
+    description:
+      - The kind of address to return as C(address).
+      - It is an address of the network interface that carries the group, and of the one with the lowest device index that has such
+        an address when several do.
+      - An instance without one is left out.
+    type: str
+    choices: [private_ipv4, public_ipv4, ipv6, private_dns, public_dns]
+    default: private_ipv4
+  min_age:
+    description:
+      - Seconds that must have passed since an instance was launched. A stopped instance counts as launched when it is started again.
+    type: int
+    default: 0
+  minimum_instances:
+    description:
+      - The module fails when fewer usable instances of a group are found, all regions together.
+      - V(0) allows for an empty group.
+    type: int
+    default: 1
+  access_key:
+    description:
+      - AWS access key id. Better not set, see the notes.
+      - Mutually exclusive with O(profile).
+    type: str
+    aliases: [aws_access_key_id, aws_access_key]
+  secret_key:
+    description: AWS secret access key that belongs to O(access_key).
+    type: str
+    aliases: [aws_secret_access_key, aws_secret_key]
+  session_token:
+    description: AWS session token that belongs to a temporary O(access_key).
+    type: str
+    aliases: [aws_session_token]
+  profile:
+    description: Name of a profile in the AWS configuration files.
+    type: str
+    aliases: [aws_profile]
+  endpoint_url:
+    description:
+      - URL to talk to instead of the region's own endpoint.
+      - The environment variables E(AWS_ENDPOINT_URL_EC2) and E(AWS_ENDPOINT_URL) are used when it is not set.
+    type: str
+    aliases: [aws_endpoint_url]
+  aws_ca_bundle:
+    description:
+      - File with the certificates of the authorities to trust. When not set, E(AWS_CA_BUNDLE) and the AWS configuration decide.
+    type: path
+  validate_certs:
+    description: Whether to verify the endpoint's certificate. Rather set O(aws_ca_bundle) than turn this off.
+    type: bool
+    default: true
+  retries:
+    description:
+      - How often a call is tried again when it is throttled or fails for a passing reason, with a growing and random wait of at
+        most 20 seconds before each.
+    type: int
+    default: 5
+  timeout:
+    description: Seconds to wait for a connection, and then for each part of an answer.
+    type: int
+    default: 30
+notes:
+  - Credentials are searched for in boto3's own order when O(access_key) and O(profile) are not set. This is the recommended way. On
+    an instance it means the role of its instance profile, by IMDSv2.
+    See U(https://docs.aws.amazon.com/boto3/latest/guide/credentials.html).
+  - The environment and the configuration files are those of the host that the module runs on.
+  - The actions needed are C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) (asked for only when no instance carries a group)
+    and C(ec2:DescribeRegions) (only with O(regions=all)). None of them can be limited to single resources.
+  - One search is one sequence of DescribeInstances calls in each region for the groups given by name, and one for those given by id,
+    with 1000 instances a page.
+  - EC2's answers are eventually consistent, see U(https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html). An
+    instance may appear, or still be listed as running, some seconds late.
+"""
+
+EXAMPLES = r"""
+- name: Find the running instances of a security group in this instance's region
+  autoscale.haproxy.ec2_security_group_instance_facts:
+    security_groups: [webheads]
+
+- name: Show their addresses
+  ansible.builtin.debug:
+    msg: "{{ ansible_facts.ec2_security_group_instances.webheads | map(attribute='address') }}"
+
+- name: Find those of two groups in every region, with none that is younger than two minutes or under maintenance
+  autoscale.haproxy.ec2_security_group_instance_facts:
+    security_groups: [webheads, sg-0123456789abcdef0]
+    regions: [all]
+    min_age: 120
+    filters:
+      tag:Environment: production
+    exclude_filters:
+      tag:Maintenance: ["true", "yes"]
+
+- name: Allow for an empty group, by public address, in the VPC that is meant
+  autoscale.haproxy.ec2_security_group_instance_facts:
+    security_groups: [webheads]
+    regions: [eu-west-1]
+    vpc_id: vpc-0123456789abcdef0
+    address: public_ipv4
+    minimum_instances: 0
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: Facts to add to the host's. Absent when the module fails.
+  returned: success
+  type: complex
+  contains:
+    ec2_security_group_instances:
+      description:
+        - Security group as written in O(security_groups) to its usable instances, sorted by launch time, then id.
+        - Addresses are those of the network interface that carries the group.
+      returned: success
+      type: dict
+      contains:
+        "<security group>":
+          description: The usable instances of this group.
+          returned: success
+          type: list
+          elements: dict
+          contains:
+            instance_id:
+              description: The instance's id.
+              returned: success
+              type: str
+              sample: i-0123456789abcdef0
+            name:
+              description: The tag C(Name), as it is; V(null) when there is none or it is empty.
+              returned: success
+              type: str
+              sample: web-1
+            address:
+              description: The address of the kind that O(address) says.
+              returned: success
+              type: str
+              sample: 10.0.1.17
+            private_ip_address:
+              description: Primary private IPv4 address, or V(null).
+              returned: success
+              type: str
+              sample: 10.0.1.17
+            public_ip_address:
+              description: Public or Elastic IPv4 address of the primary private address, or V(null).
+              returned: success
+              type: str
+              sample: 203.0.113.17
+            ipv6_address:
+              description: Primary IPv6 address, else the lowest, or V(null).
+              returned: success
+              type: str
+              sample: 2001:db8::17
+            private_dns_name:
+              description: Private DNS name, or V(null).
+              returned: success
+              type: str
+              sample: ip-10-0-1-17.eu-west-1.compute.internal
+            public_dns_name:
+              description: Public DNS name, or V(null).
+              returned: success
+              type: str
+              sample: ec2-203-0-113-17.eu-west-1.compute.amazonaws.com
+            availability_zone:
+              description: Availability zone.
+              returned: success
+              type: str
+              sample: eu-west-1a
+            region:
+              description: Region.
+              returned: success
+              type: str
+              sample: eu-west-1
+            vpc_id:
+              description: VPC of the network interface.
+              returned: success
+              type: str
+              sample: vpc-0123456789abcdef0
+            launch_time:
+              description: When the instance was last launched, in UTC, to the second (ISO 8601).
+              returned: success
+              type: str
+              sample: '2026-01-31T06:00:00Z'
+            tags:
+              description: Tags as they are, key to value. Whoever can tag an instance wrote them; check before use.
+              returned: success
+              type: dict
+              sample: {Name: web-1, Environment: production}
+      sample:
+        webheads:
+          - instance_id: i-0123456789abcdef0
+            name: web-1
+            address: 10.0.1.17
+            private_ip_address: 10.0.1.17
+            public_ip_address: null
+            ipv6_address: null
+            private_dns_name: ip-10-0-1-17.eu-west-1.compute.internal
+            public_dns_name: null
+            availability_zone: eu-west-1a
+            region: eu-west-1
+            vpc_id: vpc-0123456789abcdef0
+            launch_time: '2026-01-31T06:00:00Z'
+            tags: {Name: web-1, Environment: production}
+    ec2_security_group_excluded_instances:
+      description:
+        - Security group as written in O(security_groups) to the instances that EC2 listed and that are not usable, sorted by id.
+      returned: success
+      type: dict
+      contains:
+        "<security group>":
+          description: The instances of this group that were left out.
+          returned: success
+          type: list
+          elements: dict
+          contains:
+            instance_id:
+              description: The instance's id; a quoted text when it is none.
+              returned: success
+              type: str
+              sample: i-0123456789abcdef1
+            reason:
+              description: Why it was left out.
+              returned: success
+              type: str
+              sample: it matches exclude_filters
+      sample:
+        webheads:
+          - instance_id: i-0123456789abcdef1
+            reason: it matches exclude_filters
+"""
+
+from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
+
+from ..module_utils.haproxy_autoscale.ec2_client import BOTOCORE_IMPORT_ERROR, discover
+from ..module_utils.haproxy_autoscale.ec2_instances import ADDRESSES, STATES, Ec2Error
+
+ARGUMENT_SPEC = {
+    "security_groups": {"type": "list", "elements": "str", "required": True},
+    "regions": {"type": "list", "elements": "str", "aliases": ["region", "aws_region", "ec2_region"]},
+    "vpc_id": {"type": "str"},
+    "filters": {"type": "dict"},
+    "exclude_filters": {"type": "dict"},
+    "states": {"type": "list", "elements": "str", "choices": list(STATES), "default": ["running"]},
+    "address": {"type": "str", "choices": list(ADDRESSES), "default": "private_ipv4"},
+    "min_age": {"type": "int", "default": 0},
+    "minimum_instances": {"type": "int", "default": 1},
+    "access_key": {"type": "str", "no_log": True, "aliases": ["aws_access_key_id", "aws_access_key"]},
+    "secret_key": {"type": "str", "no_log": True, "aliases": ["aws_secret_access_key", "aws_secret_key"]},
+    "session_token": {"type": "str", "no_log": True, "aliases": ["aws_session_token"]},
+    "profile": {"type": "str", "aliases": ["aws_profile"]},
+    "endpoint_url": {"type": "str", "aliases": ["aws_endpoint_url"], "fallback": (env_fallback, ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"])},
+    "aws_ca_bundle": {"type": "path"},
+    "validate_certs": {"type": "bool", "default": True},
+    "retries": {"type": "int", "default": 5},
+    "timeout": {"type": "int", "default": 30},
+}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec=ARGUMENT_SPEC,
+        mutually_exclusive=[("profile", "access_key"), ("profile", "secret_key"), ("profile", "session_token")],
+        required_together=[("access_key", "secret_key")],
+        required_by={"session_token": ["access_key"]},
+        supports_check_mode=True,
+    )
+    if BOTOCORE_IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("boto3"), exception=BOTOCORE_IMPORT_ERROR)
+    try:
+        facts = discover(module.params)
+    except Ec2Error as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, ansible_facts=facts)
+
+
+if __name__ == "__main__":
+    main()
