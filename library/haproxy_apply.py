@@ -131,15 +131,15 @@ proof:
   sample: Success=1, worker 4274 answers
 added:
   description: The names of the servers that came, by backend.
-  returned: success
+  returned: when something was done, and in check mode when the file on disk is the one to apply
   type: dict
 removed:
   description: The names of the servers that went, by backend.
-  returned: success
+  returned: when something was done, and in check mode when the file on disk is the one to apply
   type: dict
 changed_servers:
   description: The names of the servers that got another address or port, by backend.
-  returned: success
+  returned: when something was done, and in check mode when the file on disk is the one to apply
   type: dict
 """
 

@@ -29,24 +29,24 @@ def decide(wish: Wish, running: Running | None, is_in_force: bool) -> str:
     return "none" if is_in_force else "reload"
 
 
-def _changes(before: Running | None, after: Running | None, text: str) -> dict[str, dict[str, list[str]]]:
-    """The servers that came, went and changed, by backend; against the file where the process was not changed yet."""
-    old = before.servers if before is not None and before.servers is not None else {}
-    new = after.servers if after is not None and after.servers is not None else haproxy_config.parse(text).servers
-    found = haproxy_config.differences(old, new, compare_options=False)
+def _changes(before: Running | None, text: str) -> dict[str, dict[str, list[str]]]:
+    """The servers that come, go and change, by backend, when the process is brought to `text`."""
+    had = before.servers if before is not None and before.servers is not None else {}
+    found = haproxy_config.differences(had, haproxy_config.parse(text).servers, compare_options=False)
     return {
         name: {backend: getattr(difference, kind) for backend, difference in found.items() if getattr(difference, kind)}
         for name, kind in (("added", "added"), ("removed", "removed"), ("changed_servers", "changed"))
     }
 
 
-def _result(action: str, reason: str, proof: str, changes: dict[str, dict[str, list[str]]]) -> dict[str, Any]:
-    return {"changed": action != "none", "applied_by": action, "reason": reason, "proof": proof, **changes}
+def _result(action: str, reason: str, proof: str, before: Running | None, text: str) -> dict[str, Any]:
+    done = {"changed": action != "none", "applied_by": action, "reason": reason, "proof": proof}
+    return {**done, **(_changes(before, text) if action != "none" else {})}
 
 
 def apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run: Run) -> dict[str, Any]:
     """Bring the process to the file on disk and return what was done: `changed`, `applied_by` (none, start, reload),
-    `reason`, `proof`, and the servers `added`, `removed` and `changed_servers` by backend.
+    `reason`, `proof`, and when something was done the servers `added`, `removed` and `changed_servers` by backend.
 
     Raises ApplyError and StateError; the running process serves on then.
     """
@@ -58,26 +58,24 @@ def apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run:
 
 def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run: Run) -> dict[str, Any]:
     config_file = haproxy_inspect.read_config_file(definition.config_path)
-    if config_file is None:
-        if check_mode and wish.checksum:
-            return _result("start" if wish.start else "none", "the file would be new", "", _changes(None, None, ""))
-        raise ApplyError(f"{definition.config_path} does not exist")
     # In check mode the file that this run rendered was not written, so another one on disk is no other run's.
-    is_other = bool(wish.checksum) and config_file.checksum != wish.checksum
-    if is_other and not check_mode:
+    if check_mode and (config_file is None or wish.checksum not in ("", config_file.checksum)):
+        running = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
+        action = decide(wish, running, False)
+        return {"changed": action != "none", "applied_by": action, "reason": "the file would be written", "proof": ""}
+    if config_file is None:
+        raise ApplyError(f"{definition.config_path} does not exist")
+    if wish.checksum not in ("", config_file.checksum):
         raise ApplyError(
             f"{definition.config_path} is not the file that this run rendered: another run, or a person, wrote it"
-            " since. Nothing was changed; the next run starts from it."
+            " since. Nothing was changed; the next run starts from it"
         )
     before = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
     is_in_force, reason = haproxy_inspect.in_force(definition, before, config_file)
-    if is_other:
-        is_in_force, reason = False, "the file would be written"
     action = decide(wish, before, is_in_force)
     if action == "none" or check_mode:
-        return _result(action, reason, "", _changes(before, before if action == "none" else None, config_file.text))
-    method = haproxy_reload.choose_method(plan.method, before, plan.service_command)
-    plan = plan._replace(method=method)
+        return _result(action, reason, "", before, config_file.text)
+    plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command))
     try:
         if before is None:
             proof = haproxy_reload.start(definition, plan, run)
@@ -86,7 +84,7 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     except ApplyError as error:
         raise ApplyError(f"{error}. {_put_back(definition, wish, config_file)}") from error
     _record(definition, config_file, proof)
-    return _result(action, reason, proof.text, _changes(before, proof.running, config_file.text))
+    return _result(action, reason, proof.text, before, config_file.text)
 
 
 def _record(definition: Definition, config_file: ConfigFile, proof: Proof) -> None:
