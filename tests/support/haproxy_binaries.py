@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "haproxy"
@@ -32,7 +32,7 @@ def system_binary() -> str | None:
     return shutil.which("haproxy", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def binaries() -> dict[str, str]:
     """Version to path, oldest first. The system's binary wins over a fetched one of the same version."""
     candidates = [str(path) for path in CACHE.glob("*/haproxy")]

@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: The haproxy-autoscale contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help setup haproxy demo test test-unit test-integration test-packaging test-molecule lint format build clean
+
+bin := .venv/bin
+# ARGS="-k reload" goes to pytest.
+pytest := $(bin)/python -m pytest $(ARGS)
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+
+setup: ## A virtual environment in .venv, HAProxy if it is missing, a second ansible-core: all that the tests need
+	@tests/setup.sh test
+
+haproxy: setup ## Further HAProxy versions for the tests, in .cache/haproxy
+	@$(bin)/python tests/support/haproxy_binaries.py
+
+demo: ## The product at work on this machine, without AWS. KEEP=1 leaves it running
+	@tests/setup.sh demo
+	@$(bin)/ansible-playbook playbooks/demo.yml --extra-vars '{"keep": $(if $(filter 1 yes true,$(KEEP)),true,false)}'
+
+test: setup ## All tests: unit, integration, packaging and molecule
+	@$(pytest) tests/unit tests/integration
+
+test-unit: setup ## The tests without processes and network
+	@$(pytest) tests/unit
+
+test-integration: setup ## The tests with a real HAProxy and an EC2 endpoint on loopback
+	@$(pytest) tests/integration
+
+test-packaging: setup ## The ways to run it (checkout, ansible-pull, installed collection, roles_path) on each ansible-core
+	@$(pytest) tests/integration/test_packaging.py
+
+test-molecule: setup ## The molecule scenarios
+	@$(pytest) tests/integration/test_molecule.py
+
+lint: setup ## ruff, mypy, yamllint, ansible-lint and antsibull's checks of the changelog and the documents
+	@tests/lint.sh
+
+format: setup ## Python code in the form that `make lint` wants
+	@$(bin)/ruff format --quiet .
+	@$(bin)/ruff check --quiet --fix .
+
+build: ## The collection as a tarball, in build/
+	@tests/setup.sh demo
+	@mkdir -p build
+	@# By its real path: reached through a link, ansible-galaxy drops the directory links (plugins/modules) without a word.
+	@cd "$$(pwd -P)" && $(bin)/ansible-galaxy collection build --force --output-path build .
+
+clean: ## Remove all that make created
+	rm -rf .venv .cache .ansible build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

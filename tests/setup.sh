@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: The haproxy-autoscale contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Gets a fresh Debian or Ubuntu machine ready: `tests/setup.sh demo` (the little that the demo needs) or `tests/setup.sh test` (everything).
+# It says nothing and takes no time when everything is there, so each make target can call it.
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+what="${1:-test}"
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# Pythons of this machine, by command and from pyenv (whose shims are found on the PATH too, but run only where that version is switched on).
+pythons() {
+    local path
+    for path in python3 python3.14 python3.13 python3.12 python3.11; do command -v "$path" || true; done
+    for path in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3; do [ ! -x "$path" ] || printf '%s\n' "$path"; done
+}
+
+# The first Python between two versions (as 3.11 3.13) that can make virtual environments. Debian splits that ability off into a package of its own.
+find_python() {
+    local python
+    while read -r python; do
+        if "$python" - "$1" "$2" 2>/dev/null <<'PYTHON'; then printf '%s\n' "$python"; return 0; fi
+import sys
+low, high = (tuple(int(part) for part in text.split(".")) for text in sys.argv[1:])
+import ensurepip, venv
+sys.exit(not low <= sys.version_info[:2] <= high)
+PYTHON
+    done < <(pythons)
+    return 1
+}
+
+# Makes the virtual environment $1 with Python $2 and installs what follows, once: the stamp holds what was asked for, and the text of every requirements file.
+environment() {
+    local folder="$1" python="$2" stamp="$1/.installed-$what" wanted
+    shift 2
+    wanted="$(printf '%s\n' "$python" "$@"; cat requirements.txt tests/requirements*.txt)"
+    if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return 0; fi
+    say "installing into $folder with $("$python" --version) ..."
+    # A virtual environment that was moved, or whose Python is gone, is of no use any more.
+    "$folder/bin/python" -c '' 2>/dev/null && "$folder/bin/pip" --version >/dev/null 2>&1 || rm -rf "$folder"
+    [ -d "$folder" ] || "$python" -m venv "$folder"
+    "$folder/bin/python" -m pip install -qq --disable-pip-version-check "$@" || return 1
+    printf '%s\n' "$wanted" >"$stamp"
+}
+
+core_version() { "$1/bin/python" -c 'from ansible.release import __version__; print(".".join(__version__.split(".")[:2]))' 2>/dev/null; }
+
+# An ansible-core other than the one in .venv, to test with as well: version, oldest and newest Python that it runs on.
+further_core() {
+    local python folder=".cache/venv-$1" reason=".cache/venv-$1.reason"
+    rm -f "$reason"
+    [ "$(core_version .venv)" != "$1" ] || return 0
+    if ! python="$(find_python "$2" "$3")"; then
+        printf 'no Python between %s and %s with its venv module was found\n' "$2" "$3" >"$reason"
+    elif ! environment "$folder" "$python" "ansible-core~=$1.0" -r requirements.txt; then
+        rm -rf "$folder"
+        printf 'it could not be installed\n' >"$reason"
+    else
+        return 0
+    fi
+    say "the tests will NOT run on ansible-core $1: $(cat "$reason")."
+}
+
+haproxy_installed() { PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v haproxy >/dev/null; }
+
+install_haproxy() {
+    local become=()
+    haproxy_installed && return 0
+    if ! command -v apt-get >/dev/null; then
+        fail "HAProxy is missing, and this machine has no apt-get: install haproxy with its own package manager."
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! sudo -n true 2>/dev/null; then
+            # The tests also run with an unpacked package, which tests/support/haproxy_versions fetches without rights.
+            [ "$what" = test ] || fail "HAProxy is missing and this user may not install it. With rights: sudo apt-get install --yes haproxy"
+            say "HAProxy is not installed, and this user may not install it (sudo apt-get install --yes haproxy): the tests get unpacked packages only."
+            return 0
+        fi
+        become=(sudo -n)
+    fi
+    say "installing HAProxy with apt-get ..."
+    # Whether the package manages to start a service (there may be no systemd here) does not matter: what counts is that the binary is there.
+    if ! "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy >.cache/apt-install.log 2>&1; then
+        "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq >>.cache/apt-install.log 2>&1 || true
+        "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy >>.cache/apt-install.log 2>&1 || true
+    fi
+    haproxy_installed || say "HAProxy could not be installed: $(tail -n 1 .cache/apt-install.log)"
+}
+
+case "$what" in
+    demo | test) ;;
+    *) fail "usage: tests/setup.sh demo|test" ;;
+esac
+mkdir -p .cache
+# Two targets at once would install into one folder.
+exec 9>.cache/setup.lock
+flock 9
+
+if ! python="$(find_python 3.11 3.99)"; then
+    for python in $(pythons); do
+        "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
+        fail "$("$python" --version) is here, but cannot make virtual environments. As root: apt-get install --yes python3-venv"
+    done
+    fail "no Python 3.11 or later was found. As root: apt-get install --yes python3 python3-venv"
+fi
+
+install_haproxy
+if [ "$what" = demo ]; then
+    # The test set-up holds the demo's as well.
+    [ -e .venv/.installed-test ] || environment .venv "$python" -r tests/requirements-demo.txt || fail "the demo's requirements could not be installed, see above."
+else
+    environment .venv "$python" -r tests/requirements.txt || fail "the tests' requirements could not be installed, see above."
+    further_core 2.19 3.11 3.13
+    further_core 2.21 3.12 3.14
+    tests/support/haproxy_versions
+fi
