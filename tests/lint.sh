@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# SPDX-FileCopyrightText: The haproxy-autoscale contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Every static check, each run even when an earlier one has failed. `make lint` calls it.
+set -uo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# The tools call each other by name: ansible-lint wants ansible-config, antsibull-docs wants ansible-doc.
+PATH="$PWD/.venv/bin:$PATH"
+failed=()
+
+check() {
+    printf -- '--- %s\n' "$*"
+    "$@" || failed+=("$1 ${2:-}")
+}
+
+check ruff check --quiet .
+check ruff format --check --quiet .
+check mypy
+check yamllint --strict .
+check ansible-lint --offline -q
+check antsibull-changelog lint
+check antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=self .
+
+if [ "${#failed[@]}" -gt 0 ]; then
+    printf 'failed: %s\n' "${failed[@]}" >&2
+    exit 1
+fi
+printf 'all checks passed\n'
