@@ -1,0 +1,343 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""haproxy_apply's work on a real HAProxy of every version at hand: start, reload, proof, and what a failure leaves."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_process
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_change import Wish, apply
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import (
+    Definition,
+    in_force,
+    observe,
+    read_config_file,
+)
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError
+from backends import Backends
+from balancer import Balancer
+from haproxy_binaries import binaries
+
+
+@pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
+def balancer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Balancer]:
+    made = Balancer(tmp_path, request.param[1])
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Backends]:
+    with Backends("127.0.2.1", "127.0.2.2", "127.0.2.3") as made:
+        yield made
+
+
+def run(words: Sequence[str]) -> tuple[int, str, str]:
+    done = subprocess.run(list(words), capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+def definition(balancer: Balancer, **more: str) -> Definition:
+    fields = {
+        "name": "haproxy",
+        "config_path": str(balancer.config),
+        "binary": balancer.binary,
+        "pid_file": str(balancer.pid_file),
+        "stats_socket": "",
+        "state_dir": str(balancer.state),
+    }
+    return Definition(**{**fields, **more})
+
+
+def do(
+    balancer: Balancer,
+    method: str = "auto",
+    checksum: str = "",
+    start: bool = True,
+    backup_file: str = "",
+    check_mode: bool = False,
+    timeout: float = 10,
+    service_command: Sequence[str] = (),
+    **more: str,
+) -> dict[str, Any]:
+    plan = Plan(method, balancer.binary, str(balancer.master_socket), "haproxy", service_command, timeout)
+    return apply(definition(balancer, **more), plan, Wish(checksum, start, backup_file), check_mode, run)
+
+
+def servers(web: Backends, *numbers: int) -> list[str]:
+    return [f"s{number} 127.0.2.{number}:{web.port}" for number in numbers]
+
+
+def is_in_force(balancer: Balancer) -> tuple[bool, str]:
+    described = definition(balancer)
+    return in_force(described, observe(described, 5), read_config_file(str(balancer.config)))
+
+
+@pytest.mark.parametrize("method", ["auto", "master_socket", "pid"])
+def test_a_haproxy_that_does_not_run_is_started_and_the_next_run_does_nothing(
+    balancer: Balancer, web: Backends, method: str
+) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1, 2)))
+    result = do(balancer, method)
+    assert (result["changed"], result["applied_by"]) == (True, "start")
+    assert str(balancer.worker()) in result["proof"]
+    assert balancer.reached() == {"127.0.2.1", "127.0.2.2"}
+    worker = balancer.worker()
+    assert do(balancer, method)["applied_by"] == "none"
+    assert balancer.worker() == worker
+
+
+def test_a_haproxy_that_does_not_run_stays_stopped_when_it_is_not_to_be_started(
+    balancer: Balancer, web: Backends
+) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    assert do(balancer, start=False)["applied_by"] == "none"
+    assert observe(definition(balancer), 5) is None
+
+
+@pytest.mark.parametrize("master", [True, False], ids=["master", "no master"])
+def test_a_changed_file_is_reloaded_once_and_proven(balancer: Balancer, web: Backends, master: bool) -> None:
+    balancer.start(balancer.text(*servers(web, 1, 2)), master)
+    before = balancer.worker()
+    balancer.config.write_text(balancer.text(*servers(web, 2, 3)))
+    result = do(balancer)
+    assert (result["applied_by"], result["added"], result["removed"]) == ("reload", {"web": ["s3"]}, {"web": ["s1"]})
+    assert balancer.worker() != before
+    assert str(balancer.worker()) in result["proof"]
+    assert balancer.reached() == {"127.0.2.2", "127.0.2.3"}
+    assert do(balancer)["applied_by"] == "none"
+    if master:
+        assert balancer.reloads() == 1
+        assert ("Success=1" in result["proof"]) is not balancer.binary_version.startswith("2.6")
+    else:
+        # The old script's way has no master whose word could be taken, and the result does not hide it.
+        assert "weaker" in result["proof"]
+
+
+def test_a_master_without_a_socket_is_reloaded_by_signal_with_the_weaker_proof(
+    balancer: Balancer, web: Backends
+) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    subprocess.run(
+        [balancer.binary, "-W", "-D", "-f", str(balancer.config), "-p", str(balancer.pid_file)],
+        check=True,
+        capture_output=True,
+    )
+    balancer.until_it_serves()
+    # A signal within milliseconds of a worker's first answer can be lost; a balancer has run for longer than that.
+    time.sleep(1)
+    balancer.config.write_text(balancer.text(*servers(web, 2)))
+    result = do(balancer)
+    assert (result["applied_by"], "weaker" in result["proof"]) == ("reload", True)
+    assert balancer.reached() == {"127.0.2.2"}
+
+
+def test_the_service_manager_reloads_and_its_word_alone_is_no_proof(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    time.sleep(1)
+    balancer.config.write_text(balancer.text(*servers(web, 2)))
+    systemctl = balancer.folder / "systemctl"
+    systemctl.write_text("#!/bin/sh\nexit 0\n")
+    systemctl.chmod(0o755)
+    with pytest.raises(ApplyError, match="not proven within 1 s"):
+        do(balancer, "service", service_command=[str(systemctl)], timeout=1)
+    # What a unit's ExecReload does (haproxy.service: check, then SIGUSR2 to the master).
+    systemctl.write_text(f'#!/bin/sh\ntest "$1 $2" = "reload haproxy" && kill -USR2 {balancer.pid()}\n')
+    balancer.config.write_text(balancer.text(*servers(web, 2)))
+    assert do(balancer, "service", service_command=[str(systemctl)])["applied_by"] == "reload"
+    assert balancer.reached() == {"127.0.2.2"}
+
+
+def test_a_service_that_nobody_knows_is_named(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    balancer.config.write_text(balancer.text(*servers(web, 2)))
+    with pytest.raises(ApplyError, match="no service manager knows service_name 'haproxy'"):
+        do(balancer, "service")
+
+
+# An address that is not on this host passes `haproxy -c`, and no listener can be made of it.
+UNBINDABLE = "192.0.2.1:80"
+
+
+@pytest.mark.parametrize("master", [True, False], ids=["master", "no master"])
+def test_a_reload_that_fails_leaves_the_old_process_and_the_last_good_file(
+    balancer: Balancer, web: Backends, master: bool
+) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    do(balancer, "master_socket" if master else "pid")
+    good = balancer.config.read_bytes()
+    worker = balancer.worker()
+    balancer.config.write_text(balancer.text(*servers(web, 2), bind=UNBINDABLE))
+    with pytest.raises(ApplyError, match="is the last good file again") as failure:
+        do(balancer)
+    if balancer.binary_version.startswith("2.6") and master:
+        assert "failed reload" in str(failure.value)
+    else:
+        assert UNBINDABLE in str(failure.value)
+    assert balancer.config.read_bytes() == good
+    assert balancer.worker() == worker
+    assert balancer.reached() == {"127.0.2.1"}
+    assert is_in_force(balancer)[0]
+    # And it is no dead end: the next good file goes in.
+    balancer.config.write_text(balancer.text(*servers(web, 3)))
+    assert do(balancer)["applied_by"] == "reload"
+    assert balancer.reached() == {"127.0.2.3"}
+
+
+def test_a_start_that_fails_has_haproxys_own_words(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1), bind=UNBINDABLE))
+    with pytest.raises(ApplyError, match=r"192\.0\.2\.1:80"):
+        do(balancer)
+
+
+def test_without_a_last_good_file_the_one_that_was_replaced_comes_back(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    replaced = balancer.folder / "replaced.cfg"
+    replaced.write_bytes(balancer.config.read_bytes())
+    balancer.config.write_text(balancer.text(*servers(web, 2), bind=UNBINDABLE))
+    with pytest.raises(ApplyError, match="last good file again"):
+        do(balancer, backup_file=str(replaced))
+    assert balancer.config.read_bytes() == replaced.read_bytes()
+    assert balancer.reached() == {"127.0.2.1"}
+
+
+def test_a_missing_last_good_file_is_said(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    bad = balancer.text(*servers(web, 2), bind=UNBINDABLE)
+    balancer.config.write_text(bad)
+    with pytest.raises(ApplyError, match="There is no last good file to put back"):
+        do(balancer)
+    assert balancer.config.read_text() == bad
+    assert balancer.reached() == {"127.0.2.1"}
+
+
+def test_the_file_that_is_put_back_keeps_its_mode(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    do(balancer)
+    balancer.config.write_text(balancer.text(*servers(web, 2), bind=UNBINDABLE))
+    balancer.config.chmod(0o640)
+    with pytest.raises(ApplyError):
+        do(balancer)
+    assert balancer.config.stat().st_mode & 0o7777 == 0o640
+
+
+def test_a_file_that_another_run_wrote_is_left_to_it(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    worker = balancer.worker()
+    balancer.config.write_text(balancer.text(*servers(web, 2)))
+    with pytest.raises(ApplyError, match="is not the file that this run rendered"):
+        do(balancer, checksum=hashlib.sha256(b"what this run rendered").hexdigest())
+    assert balancer.worker() == worker
+    assert do(balancer, checksum=hashlib.sha256(balancer.config.read_bytes()).hexdigest())["applied_by"] == "reload"
+
+
+def test_a_run_waits_for_another_ones_lock_and_then_leaves(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    worker = balancer.worker()
+    balancer.config.write_text(balancer.text(*servers(web, 2)))
+    balancer.state.mkdir()
+    with open(balancer.state / "haproxy.lock", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StateError, match="another run"):
+            do(balancer, timeout=1)
+        assert balancer.worker() == worker
+    # The lock's file stays, and says nothing: what counts is who holds it.
+    assert do(balancer)["applied_by"] == "reload"
+
+
+def test_check_mode_predicts_and_touches_nothing(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    worker = balancer.worker()
+    balancer.config.write_text(balancer.text(*servers(web, 2)))
+    result = do(balancer, check_mode=True)
+    assert (result["changed"], result["applied_by"], result["added"]) == (True, "reload", {"web": ["s2"]})
+    assert do(balancer, check_mode=True, checksum="0" * 64)["applied_by"] == "reload"
+    assert balancer.worker() == worker
+    assert not balancer.state.exists()
+
+
+def test_a_restart_by_hand_needs_no_reload(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    do(balancer)
+    text = balancer.config.read_text()
+    balancer.stop()
+    balancer.start(text)
+    assert is_in_force(balancer)[0]
+    worker = balancer.worker()
+    assert do(balancer)["applied_by"] == "none"
+    assert balancer.worker() == worker
+
+
+def test_a_file_that_was_changed_by_hand_and_never_loaded_is_not_in_force(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    do(balancer)
+    balancer.config.write_text(balancer.text(*servers(web, 1), backend="    balance leastconn\n"))
+    assert is_in_force(balancer) == (False, "the file is not the one that was last applied to this process")
+
+
+def test_a_balancer_that_is_taken_over_is_in_force_only_with_the_files_servers(
+    balancer: Balancer, web: Backends
+) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    assert is_in_force(balancer)[0]
+    # An old time on a file that the process never read, as cp -p and tar leave it.
+    balancer.config.write_text(balancer.text(*servers(web, 1, 2)))
+    os.utime(balancer.config, (time.time() - 60, time.time() - 60))
+    assert is_in_force(balancer) == (False, "the process has other servers than the file")
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    os.utime(balancer.config, (time.time() + 60, time.time() + 60))
+    assert is_in_force(balancer) == (False, "the file is newer than the process")
+
+
+def test_a_stale_pid_file_is_passed_over(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    master = balancer.pid()
+    for stale in ("1", "999999", str(os.getpid()), "", "text"):
+        balancer.pid_file.write_text(stale)
+        found = haproxy_process.find(str(balancer.config), str(balancer.pid_file))
+        assert found is not None
+        assert found.pid == master
+
+
+def test_a_process_with_another_file_is_not_ours(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)))
+    other = balancer.folder / "other.cfg"
+    other.write_text(balancer.config.read_text())
+    assert haproxy_process.find(str(other), str(balancer.pid_file)) is None
+
+
+def test_a_socket_of_another_process_is_not_asked(balancer: Balancer, web: Backends, tmp_path: Path) -> None:
+    balancer.start(balancer.text(*servers(web, 1)), master=False)
+    other = Balancer(tmp_path / "other", balancer.binary)
+    other.folder.mkdir()
+    try:
+        other.start(other.text(*servers(web, 2)), master=False)
+        running = observe(definition(balancer, stats_socket=str(other.stats_socket)), 5)
+    finally:
+        other.stop()
+    assert running is not None
+    assert running.servers is None
+    assert "belongs to process" in running.problem
+
+
+def test_a_killed_worker_is_no_reason_to_believe_that_all_is_well(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    do(balancer)
+    os.kill(balancer.worker(), signal.SIGKILL)
+    time.sleep(0.5)
+    # HAProxy's master ends when its worker does; whatever is left, the file is not in force.
+    assert not is_in_force(balancer)[0]
+    assert do(balancer)["applied_by"] in ("start", "reload")
+    assert balancer.reached() == {"127.0.2.1"}

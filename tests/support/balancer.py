@@ -1,0 +1,210 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""A balancer on loopback: a real HAProxy in a folder of its own, and the role run against it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Mapping, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def ask(path: Path | str, command: str) -> str:
+    """One command to a HAProxy socket, and its answer: the tests' own, so that they do not trust the code they test."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        connection.sendall(command.encode() + b"\n")
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+class Run(NamedTuple):
+    """What a run of Ansible left: exit status, everything it printed, and the host's line of the recap."""
+
+    status: int
+    output: str
+
+    @property
+    def recap(self) -> dict[str, int]:
+        line = re.search(r"^localhost\s*: (.*)$", self.output, re.MULTILINE)
+        return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line.group(1))} if line else {}
+
+    @property
+    def text(self) -> str:
+        """The output with white space folded, to look for a sentence in."""
+        return " ".join(self.output.split())
+
+
+class Balancer:
+    """A folder with a configuration file, pid file, sockets and state, and the HAProxy that runs in it."""
+
+    def __init__(self, folder: Path, binary: str, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.binary = binary
+        self.binary_version = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True).stdout.split()[2]
+        self.environment = dict(environment or {})
+        self.config = folder / "haproxy.cfg"
+        self.pid_file = folder / "haproxy.pid"
+        self.master_socket = folder / "master.sock"
+        self.stats_socket = folder / "stats.sock"
+        self.state = folder / "state"
+        self.port = free_port()
+
+    # What it is given.
+
+    def text(self, *servers: str, global_lines: str = "", bind: str = "", backend: str = "") -> str:
+        """A small configuration; each server is "name address:port" and what may follow."""
+        lines = "".join(f"    server {server}\n" for server in servers)
+        return (
+            "global\n"
+            f"    stats socket {self.stats_socket} mode 600 level admin expose-fd listeners\n{global_lines}"
+            "defaults\n    mode http\n    timeout connect 1s\n    timeout client 10s\n    timeout server 10s\n"
+            "    option idle-close-on-response\n"
+            f"frontend web\n    bind {bind or f'127.0.0.1:{self.port}'}\n    default_backend web\n"
+            f"backend web\n{backend}{lines}"
+        )
+
+    def variables(self, backend_port: int, **more: Any) -> dict[str, Any]:
+        """The role's variables for this folder, one service on the group webheads."""
+        return {
+            "haproxy_autoscale_security_groups": ["webheads"],
+            "haproxy_autoscale_services": [
+                {
+                    "name": "webheads",
+                    "security_groups": ["webheads"],
+                    "bind": [f"127.0.0.1:{self.port}"],
+                    "port": backend_port,
+                }
+            ],
+            "haproxy_autoscale_config_path": str(self.config),
+            "haproxy_autoscale_pid_file": str(self.pid_file),
+            "haproxy_autoscale_state_dir": str(self.state),
+            "haproxy_autoscale_master_socket": str(self.master_socket),
+            "haproxy_autoscale_stats_socket": str(self.stats_socket),
+            "haproxy_autoscale_binary": self.binary,
+            "haproxy_autoscale_user": "",
+            "haproxy_autoscale_group": "",
+            "haproxy_autoscale_chroot": "",
+            "haproxy_autoscale_log": "",
+            "haproxy_autoscale_retries": 1,
+            "haproxy_autoscale_timeout": 2,
+            **more,
+        }
+
+    # The role.
+
+    def run(
+        self, variables: Mapping[str, Any], *arguments: str, playbook: Path | None = None, ansible: str = ""
+    ) -> Run:
+        """Run the role by playbooks/update.yml, or another playbook, with the ansible-playbook of this environment."""
+        extra = self.folder / "variables.json"
+        extra.write_text(json.dumps(dict(variables)))
+        command = [
+            ansible or "ansible-playbook",
+            "-i",
+            "localhost,",
+            "-c",
+            "local",
+            "-e",
+            "ansible_python_interpreter={{ansible_playbook_python}}",
+            "-e",
+            f"@{extra}",
+            *arguments,
+            str(playbook or ROOT / "playbooks" / "update.yml"),
+        ]
+        environment = {**os.environ, **self.environment, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_FAILED_STDERR": "0"}
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180
+        )
+        return Run(done.returncode, done.stdout)
+
+    # The process.
+
+    def start(self, text: str, master: bool = True) -> None:
+        """Write `text` and start HAProxy on it, by hand."""
+        self.config.write_text(text)
+        # A file as old as one that a balancer has run for a while.
+        os.utime(self.config, (time.time() - 60, time.time() - 60))
+        words = [self.binary, "-D", "-f", str(self.config), "-p", str(self.pid_file)]
+        if master:
+            words += ["-W", "-S", str(self.master_socket)]
+        subprocess.run(words, check=True, capture_output=True, timeout=20)
+        self.until_it_serves()
+
+    def pid(self) -> int:
+        return int(self.pid_file.read_text().split()[0])
+
+    def until_it_serves(self) -> None:
+        for _attempt in range(100):
+            try:
+                ask(self.stats_socket, "show info")
+                socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("HAProxy does not serve")
+
+    def worker(self) -> int:
+        """The process that answers on the statistics socket."""
+        found = re.search(r"^Pid: (\d+)$", ask(self.stats_socket, "show info"), re.MULTILINE)
+        assert found
+        return int(found.group(1))
+
+    def reloads(self) -> int:
+        """How often the master was reloaded, by its own count."""
+        found = re.search(r"^\d+\s+master\s+(\d+)", ask(self.master_socket, "show proc"), re.MULTILINE)
+        assert found
+        return int(found.group(1))
+
+    def servers(self) -> dict[str, str]:
+        """The servers that the process has: name to address:port."""
+        rows = [line.split(" ") for line in ask(self.stats_socket, "show servers state").splitlines()[2:] if line]
+        return {row[3]: f"{row[4]}:{row[18]}" for row in rows}
+
+    def get(self, path: str = "/") -> str:
+        """One request on a connection of its own; the body of a 200, else "status N"."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            body = answer.read().decode()
+            return body if answer.status == 200 else f"status {answer.status}"
+        finally:
+            connection.close()
+
+    def reached(self, requests: int = 24) -> set[str]:
+        """Who answers to a row of requests."""
+        return {self.get().strip() for _number in range(requests)}
+
+    def stop(self) -> None:
+        """End every HAProxy that runs this folder's file, by id."""
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if str(self.config).encode() in words and b"-D" in words:
+                try:
+                    os.kill(int(entry.name), signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
