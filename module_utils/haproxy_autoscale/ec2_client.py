@@ -8,10 +8,8 @@ from __future__ import annotations
 import gc
 import os
 import traceback
-import urllib.request
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from http.client import HTTPException
 from typing import Any, Iterator, Mapping, Sequence
 
 from .ec2_instances import (
@@ -35,9 +33,11 @@ from .ec2_instances import (
 # botocore is what boto3 calls for every operation used here. Loading it alone saves every run a tenth of a second of processor time.
 BOTOCORE_IMPORT_ERROR: str | None
 try:
-    from botocore.config import Config  # type: ignore[import-untyped,unused-ignore]
-    from botocore.exceptions import ClientError  # type: ignore[import-untyped,unused-ignore]
-    from botocore.session import Session  # type: ignore[import-untyped,unused-ignore]
+    from botocore.awsrequest import AWSRequest
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.httpsession import URLLib3Session
+    from botocore.session import Session
 except ImportError:
     BOTOCORE_IMPORT_ERROR = traceback.format_exc()
 else:
@@ -218,8 +218,9 @@ def _regions(session: Session, options: Mapping[str, Any]) -> tuple[str, ...]:
     if regions and regions != ("all",):
         return regions
     with _reported("Reading the default region"):
-        # AWS_REGION is the other SDKs' name for it, which botocore itself does not read.
-        region = os.environ.get("AWS_REGION") or session.get_config_variable("region") or _own_region(session)
+        # AWS_REGION is the other SDKs' name, which botocore does not read; and to botocore an empty variable hides the profile's region.
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or session.get_scoped_config().get("region")
+        region = region or _own_region(session)
     if regions:
         return tuple(_Ec2(session, region or _REGION_THAT_LISTS, options).regions())
     if not region:
@@ -230,28 +231,27 @@ def _regions(session: Session, options: Mapping[str, Any]) -> tuple[str, ...]:
     return checked_regions([region])
 
 
-def _own_region(session: Session) -> str | None:
-    """The region of the instance that this runs on, by IMDSv2, or None.
+def _own_region(session: Session) -> str:
+    """The region of the instance that this runs on, by IMDSv2, or nothing.
 
     Not by botocore's InstanceMetadataRegionFetcher: that falls back to IMDSv1 in older releases, and cuts the last letter off the
     availability zone, which gives no region in a Local Zone (us-west-2-lax-1a).
     https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/configuring-instance-metadata-service.html
     """
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
-        return None
+        return ""
     ipv6 = str(session.get_config_variable("ec2_metadata_service_endpoint_mode")).lower() == "ipv6"
     base = session.get_config_variable("ec2_metadata_service_endpoint") or ("http://[fd00:ec2::254]" if ipv6 else "http://169.254.169.254")
-    timeout = session.get_config_variable("metadata_service_timeout")
-    # Link-local: never through a proxy.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    token_request = urllib.request.Request(base.rstrip("/") + "/latest/api/token", method="PUT", headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    # Straight to the link-local address: no proxy, and no redirect is followed.
+    http = URLLib3Session(timeout=session.get_config_variable("metadata_service_timeout"))
+
+    def answer(method: str, path: str, headers: dict[str, str]) -> str:
+        response = http.send(AWSRequest(method=method, url=base.rstrip("/") + path, headers=headers).prepare())
+        return str(response.text).strip() if response.status_code == 200 else ""
+
     try:
-        with opener.open(token_request, timeout=timeout) as answer:
-            token = answer.read(1024).decode("ascii")
-        region_request = urllib.request.Request(base.rstrip("/") + "/latest/meta-data/placement/region", headers={"X-aws-ec2-metadata-token": token})
-        with opener.open(region_request, timeout=timeout) as answer:
-            region = answer.read(64).decode("ascii").strip()
-    except (OSError, HTTPException, ValueError):
+        token = answer("PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+        return token and answer("GET", "/latest/meta-data/placement/region", {"X-aws-ec2-metadata-token": token})
+    except (BotoCoreError, ValueError):
         # No instance, or its metadata service is off.
-        return None
-    return region or None
+        return ""

@@ -88,7 +88,7 @@ def parse_show_proc(answer: str) -> Workers:
 def parse_show_info(answer: str) -> dict[str, str]:
     """Read the answer of `show info` into a dict (Management Guide, 9.3). Raises SocketError when it is none."""
     found = dict(line.split(": ", 1) for line in answer.splitlines() if ": " in line)
-    if "Pid" not in found or "Version" not in found:
+    if not found.get("Pid", "").isdigit() or "Version" not in found:
         raise SocketError(f"'show info' was answered with {answer.strip()[:200]!r}")
     return found
 

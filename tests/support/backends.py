@@ -48,6 +48,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a checker or an old process that hangs up is no news
+
 
 class Backends:
     """HTTP servers on the addresses given, on `port` (0: one that is free on all of them)."""
