@@ -47,8 +47,10 @@ format: setup ## Python code in the form that `make lint` wants
 build: ## The collection as a tarball, in build/
 	@tests/setup.sh demo
 	@mkdir -p build
-	@# By its real path: reached through a link, ansible-galaxy drops the directory links (plugins/modules) without a word.
-	@cd "$$(pwd -P)" && $(bin)/ansible-galaxy collection build --force --output-path build .
+	@# Galaxy gets plain folders. (From the checkout it can be built too, but only by its real path: through a link the directory links are dropped without a word.)
+	@tests/support/export .cache/export
+	@output="$$(pwd -P)/build"; bin="$$(pwd -P)/$(bin)"; \
+	cd -P .cache/export/ansible_collections/autoscale/haproxy && "$$bin/ansible-galaxy" collection build --force --output-path "$$output" .
 
 clean: ## Remove all that make created
 	rm -rf .venv .cache .ansible build .mypy_cache .pytest_cache .ruff_cache .hypothesis
