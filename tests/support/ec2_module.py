@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 # Ansible's own wrapper does the same with a zip file; from 2.19 it also says how the arguments are serialized.
@@ -62,7 +63,7 @@ def run_module(environment: Mapping[str, str], **options: Any) -> Result:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", _RUN],
             input=json.dumps(arguments),
-            env={**inherited, "HOME": scratch, "PYTHONPATH": scratch, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            env={**inherited, "HOME": scratch, **environment, "PYTHONPATH": os.pathsep.join([scratch, environment.get("PYTHONPATH", "")])},
             capture_output=True,
             text=True,
             timeout=60,

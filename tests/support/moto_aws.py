@@ -20,7 +20,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 REGION = "eu-west-1"
 # moto checks no credentials. Nothing that could stand in a fact: Ansible masks the text of secrets wherever it appears.

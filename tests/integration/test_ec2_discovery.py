@@ -1,0 +1,361 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the module finds, over HTTP: against moto, which filters as EC2 does, and against a canned endpoint for what moto cannot say."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ec2_endpoint import REGION, Ec2Endpoint, instance, interface, many, security_group
+from ec2_module import ROOT, Result, run_module
+from moto_aws import MotoAws
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[MotoAws]:
+    with MotoAws() as server:
+        yield server
+
+
+@pytest.fixture
+def aws(moto: MotoAws) -> MotoAws:
+    moto.reset()
+    return moto
+
+
+@pytest.fixture
+def ec2() -> Iterator[Ec2Endpoint]:
+    with Ec2Endpoint() as endpoint:
+        yield endpoint
+
+
+def run(server: MotoAws | Ec2Endpoint, environment: dict[str, str] | None = None, **options: Any) -> Result:
+    return run_module({**server.environment, **(environment or {})}, **{"security_groups": ["webheads"], "retries": 0, "timeout": 5, **options})
+
+
+# --- moto: groups, filters, states ------------------------------------------------------------------------------------
+
+
+def test_the_running_instances_of_a_group_are_found_and_no_others(aws: MotoAws) -> None:
+    web = [aws.launch("webheads", f"127.0.10.{number}", f"web-{number}") for number in (1, 2)]
+    aws.launch("database", "127.0.10.9")
+    aws.stop_instance(aws.launch("webheads"))
+    aws.terminate(aws.launch("webheads"))
+    result = run(aws)
+    assert sorted(result.ids("webheads")) == sorted(web)
+    assert result.excluded == {"webheads": []}
+    assert {fact["address"]: fact["name"] for fact in result.instances["webheads"]} == {"127.0.10.1": "web-1", "127.0.10.2": "web-2"}
+    assert result["changed"] is False
+    assert set(result) - {"invocation"} == {"ansible_facts", "changed"}
+
+
+def test_groups_are_found_by_name_and_by_id_at_once(aws: MotoAws) -> None:
+    both = aws.launch(["webheads", "ssh"])
+    one = aws.launch("ssh")
+    ssh = aws.group_id("ssh")
+    result = run(aws, security_groups=["webheads", ssh, "ssh"])
+    assert {group: sorted(result.ids(group)) for group in result.instances} == {"webheads": [both], ssh: sorted([both, one]), "ssh": sorted([both, one])}
+
+
+def test_a_name_in_two_vpcs_asks_for_the_vpc(aws: MotoAws) -> None:
+    first, second = aws.launch("webheads", vpc="blue"), aws.launch("webheads", vpc="green")
+    result = run(aws)
+    assert result.failed
+    assert aws.vpc("blue") in result.message
+    assert aws.vpc("green") in result.message
+    assert "ansible_facts" not in result
+    assert run(aws, vpc_id=aws.vpc("green")).ids("webheads") == [second]
+    assert run(aws, security_groups=[aws.group_id("webheads", vpc="blue")]).instances.popitem()[1][0]["instance_id"] == first
+
+
+def test_filters_narrow_and_exclude_filters_leave_out_with_a_reason(aws: MotoAws) -> None:
+    kept = aws.launch("webheads", tags={"Environment": "production"})
+    out = aws.launch("webheads", tags={"Environment": "production", "Maintenance": "true"})
+    aws.launch("webheads", tags={"Environment": "staging"})
+    options = {"filters": {"tag:Environment": ["production", "canary"]}, "exclude_filters": {"tag:Maintenance": True}}
+    result = run(aws, **options)
+    assert result.ids("webheads") == [kept]
+    assert result.excluded == {"webheads": [{"instance_id": out, "reason": "it matches exclude_filters"}]}
+
+
+def test_an_exclusion_that_matches_nothing_excludes_nothing(aws: MotoAws) -> None:
+    one = aws.launch("webheads")
+    assert run(aws, exclude_filters={"tag:Maintenance": "true"}).ids("webheads") == [one]
+
+
+def test_other_states_are_found_when_asked_for(aws: MotoAws) -> None:
+    stopped = aws.launch("webheads")
+    aws.stop_instance(stopped)
+    assert run(aws, states=["stopped", "stopping"]).ids("webheads") == [stopped]
+
+
+def test_what_is_too_young_waits_and_the_message_says_so(aws: MotoAws) -> None:
+    one = aws.launch("webheads")
+    result = run(aws, min_age=3600)
+    assert result.failed
+    assert f"'webheads' has 0, minimum_instances is 1 (1 excluded: {one}: launched at " in result.message
+    assert run(aws, min_age=3600, minimum_instances=0).excluded["webheads"][0]["instance_id"] == one
+
+
+def test_fewer_than_the_minimum_fails_with_the_count(aws: MotoAws) -> None:
+    aws.launch("webheads")
+    result = run(aws, minimum_instances=2)
+    assert result.failed
+    assert "'webheads' has 1, minimum_instances is 2" in result.message
+
+
+def test_a_group_that_does_not_exist_is_an_error_with_the_near_misses(aws: MotoAws) -> None:
+    aws.launch("webheads")
+    result = run(aws, security_groups=["webheads", "webhead"], minimum_instances=0)
+    assert result.failed
+    assert "'webhead' does not exist in eu-west-1" in result.message
+    assert f"'webheads' ({aws.group_id('webheads')} in {aws.vpc()})" in result.message
+
+
+def test_an_empty_group_fails_unless_it_may_be_empty(aws: MotoAws) -> None:
+    aws.create_group("webheads")
+    assert "it exists" in run(aws).message
+    assert run(aws, minimum_instances=0).instances == {"webheads": []}
+    other = aws.create_group("other")
+    assert run(aws, security_groups=[other], minimum_instances=0).instances == {other: []}
+    assert "sg-00000000" in run(aws, security_groups=["sg-00000000"], minimum_instances=0).message
+
+
+def test_several_regions_are_searched(aws: MotoAws) -> None:
+    here, there = aws.launch("webheads"), aws.launch("webheads", region="us-east-1")
+    result = run(aws, regions=["us-east-1", "eu-west-1"])
+    assert {fact["instance_id"]: fact["region"] for fact in result.instances["webheads"]} == {here: "eu-west-1", there: "us-east-1"}
+    assert run(aws, region="us-east-1").ids("webheads") == [there]
+
+
+def test_credentials_may_be_options(aws: MotoAws) -> None:
+    one = aws.launch("webheads")
+    nowhere = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    options = {"aws_access_key": "AKIAOPTIONOPTIONOPTI", "aws_secret_key": "secret-given-as-an-option", "session_token": "token-given-as-an-option"}
+    result = run(aws, nowhere, **options)
+    assert result.ids("webheads") == [one]
+    assert "given-as-an-option" not in json.dumps(result)
+    assert "AKIAOPTION" not in json.dumps(result)
+
+
+def test_credentials_and_region_may_come_from_a_profile(aws: MotoAws, tmp_path: Path) -> None:
+    one = aws.launch("webheads", region="us-east-2")
+    (tmp_path / "config").write_text(
+        "[profile web]\nregion = us-east-2\naws_access_key_id = AKIAPROFILEPROFILEPR\naws_secret_access_key = secret-of-a-profile\n"
+    )
+    unset = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_DEFAULT_REGION": "", "AWS_CONFIG_FILE": str(tmp_path / "config")}
+    assert run(aws, unset, profile="web").ids("webheads") == [one]
+    assert run(aws, {**unset, "AWS_PROFILE": "web"}).ids("webheads") == [one]
+
+
+# --- the canned endpoint: calls, interfaces, order --------------------------------------------------------------------
+
+
+def test_one_search_is_one_call_for_names_and_one_for_ids(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a")]]
+    run(ec2, security_groups=["webheads", "sg-00000001"], vpc_id="vpc-00000001", filters={"tag:A": "b"})
+    common = {"instance-state-name": ["running"], "vpc-id": ["vpc-00000001"], "tag:A": ["b"]}
+    assert [(request.operation, request.filters) for request in ec2.requests] == [
+        ("DescribeInstances", {**common, "instance.group-name": ["webheads"]}),
+        ("DescribeInstances", {**common, "instance.group-id": ["sg-00000001"]}),
+    ]
+    assert not any(key.startswith("InstanceId") for request in ec2.requests for key in request.parameters)
+
+
+def test_more_groups_than_a_call_takes_are_split_over_calls(ec2: Ec2Endpoint) -> None:
+    names = [f"group-{number}" for number in range(250)]
+    ec2.regions[REGION] = [[instance(f"i-{number:08x}", interface("10.0.0.1", [(f"sg-{number:08x}", name)])) for number, name in enumerate(names)]]
+    result = run(ec2, security_groups=names)
+    assert all(len(found) == 1 for found in result.instances.values())
+    assert [len(request.filters["instance.group-name"]) for request in ec2.requests] == [199, 51]
+
+
+def test_all_regions_are_those_that_ec2_lists(ec2: Ec2Endpoint) -> None:
+    ec2.regions = {"us-east-1": [[instance("i-0000000b")]], "eu-west-1": [[instance("i-0000000a")]], "ap-south-1": [[]]}
+    result = run(ec2, regions=["all"])
+    assert [(fact["instance_id"], fact["region"]) for fact in result.instances["webheads"]] == [("i-0000000a", "eu-west-1"), ("i-0000000b", "us-east-1")]
+    assert [(request.operation, request.region) for request in ec2.requests] == [
+        ("DescribeRegions", "eu-west-1"),
+        *(("DescribeInstances", region) for region in ("ap-south-1", "eu-west-1", "us-east-1")),
+    ]
+
+
+def test_all_regions_need_no_region_to_start_from(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a")]]
+    assert run(ec2, {"AWS_DEFAULT_REGION": ""}, regions=["all"]).ids("webheads") == ["i-0000000a"]
+    assert ec2.requests[0].region == "us-east-1"
+
+
+def test_a_wildcard_in_a_name_stands_for_itself(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a"), instance("i-0000000b", interface("10.0.0.2", [("sg-00000002", "web*")]))]]
+    assert run(ec2, security_groups=["web*"]).ids("web*") == ["i-0000000b"]
+
+
+def test_the_address_is_that_of_the_interface_with_the_group(ec2: Ec2Endpoint) -> None:
+    ssh = [("sg-00000002", "ssh")]
+    ec2.regions[REGION] = [[instance("i-0000000a", interface("10.0.1.1", device=1), interface("10.0.0.1", ssh, device=0))]]
+    assert run(ec2).instances["webheads"][0]["address"] == "10.0.1.1"
+
+
+def test_a_hostile_tag_stays_data_and_a_hostile_address_leaves_the_instance_out(ec2: Ec2Endpoint) -> None:
+    evil = "x\n  bind *:80\nlisten evil {{ lookup('pipe', 'id') }} <&>\"'"
+    ec2.regions[REGION] = [[instance("i-0000000a", tags={"Name": evil}), instance("i-0000000b", interface("10.0.0.1 disabled"))]]
+    result = run(ec2)
+    assert [(fact["instance_id"], fact["name"], fact["tags"]) for fact in result.instances["webheads"]] == [("i-0000000a", evil, {"Name": evil})]
+    assert result.excluded == {"webheads": [{"instance_id": "i-0000000b", "reason": "its private address is not an IPv4 address: '10.0.0.1 disabled'"}]}
+
+
+def test_a_bad_launch_time_leaves_out_one_instance(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a"), instance("i-0000000b", launched="yesterday")]]
+    result = run(ec2)
+    assert result.ids("webheads") == ["i-0000000a"]
+    assert result.excluded["webheads"][0]["reason"] == "its launch time is not a time: 'yesterday'"
+
+
+def test_five_thousand_instances_come_in_pages_and_none_is_lost(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = many(5000)
+    result = run(ec2)
+    assert len(set(result.ids("webheads"))) == 5000
+    assert ec2.count("DescribeInstances") == 5
+
+
+# --- the region of the instance ---------------------------------------------------------------------------------------
+
+
+def on_an_instance(ec2: Ec2Endpoint) -> dict[str, str]:
+    return {"AWS_DEFAULT_REGION": "", "AWS_EC2_METADATA_DISABLED": "false", "AWS_EC2_METADATA_SERVICE_ENDPOINT": ec2.url}
+
+
+def test_the_region_is_that_of_the_instance_by_imdsv2(ec2: Ec2Endpoint) -> None:
+    ec2.metadata_region = "us-west-2"
+    ec2.regions["us-west-2"] = [[instance("i-0000000a")]]
+    assert run(ec2, on_an_instance(ec2)).instances["webheads"][0]["region"] == "us-west-2"
+    assert ec2.metadata_requests == [("PUT", "/latest/api/token", False), ("GET", "/latest/meta-data/placement/region", True)]
+
+
+def test_imdsv1_is_never_asked(ec2: Ec2Endpoint) -> None:
+    ec2.metadata_region = "us-west-2"
+    ec2.metadata_v2 = False
+    result = run(ec2, on_an_instance(ec2))
+    assert result.failed
+    assert result.message.startswith("regions: ")
+    assert ec2.metadata_requests == [("PUT", "/latest/api/token", False)]
+
+
+@pytest.mark.parametrize("region", ["", "us-west-2.evil.example", "x" * 1000, "us-west-2\nx"])
+def test_what_is_no_region_is_not_taken_from_there(ec2: Ec2Endpoint, region: str) -> None:
+    ec2.metadata_region = region
+    assert run(ec2, on_an_instance(ec2)).message.startswith("regions: ")
+    assert ec2.requests == []
+
+
+def test_a_host_that_is_no_instance_gets_an_error_that_names_the_option(ec2: Ec2Endpoint) -> None:
+    for environment in (on_an_instance(ec2), {"AWS_DEFAULT_REGION": ""}):
+        result = run(ec2, environment)
+        assert result.failed
+        assert result.message.startswith("regions: none is given")
+    assert ec2.metadata_requests == [("PUT", "/latest/api/token", False)]
+
+
+def test_the_environment_goes_before_the_instance_and_the_option_before_both(ec2: Ec2Endpoint) -> None:
+    ec2.metadata_region = "us-west-2"
+    for name in ("us-east-1", "us-east-2", "eu-west-1"):
+        ec2.regions[name] = [[instance("i-0000000a")]]
+    environment = {**on_an_instance(ec2), "AWS_DEFAULT_REGION": "us-east-1"}
+    assert run(ec2, environment).instances["webheads"][0]["region"] == "us-east-1"
+    environment["AWS_REGION"] = "us-east-2"
+    assert run(ec2, environment).instances["webheads"][0]["region"] == "us-east-2"
+    assert run(ec2, environment, regions=["eu-west-1"]).instances["webheads"][0]["region"] == "eu-west-1"
+    assert ec2.metadata_requests == []
+
+
+def test_the_endpoint_for_ec2_goes_before_the_one_for_all_and_the_option_before_both(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a")]]
+    nowhere = "http://127.0.0.1:9"
+    assert run(ec2, {"AWS_ENDPOINT_URL": nowhere, "AWS_ENDPOINT_URL_EC2": ec2.url}).ids("webheads") == ["i-0000000a"]
+    assert run(ec2, {"AWS_ENDPOINT_URL": nowhere, "AWS_ENDPOINT_URL_EC2": nowhere}, endpoint_url=ec2.url).ids("webheads") == ["i-0000000a"]
+
+
+# --- as Ansible runs it -----------------------------------------------------------------------------------------------
+
+PLAY = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  module_defaults:
+    group/autoscale.haproxy.aws:
+      secret_key: secret-from-the-group-of-defaults
+  tasks:
+    - autoscale.haproxy.ec2_security_group_instance_facts:
+        security_groups: [webheads]
+        access_key: AKIAPLAYPLAYPLAYPLAY
+        exclude_filters: {tag:Maintenance: true}
+    - ansible.builtin.copy:
+        dest: "{{ target }}"
+        content: "{{ ansible_facts.ec2_security_group_instances.webheads | map(attribute='address') | join(',') }}"
+      check_mode: false
+"""
+
+
+def play(server: MotoAws | Ec2Endpoint, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (folder / "collections" / "ansible_collections" / "autoscale").mkdir(parents=True, exist_ok=True)
+    link = folder / "collections" / "ansible_collections" / "autoscale" / "haproxy"
+    if not link.is_symlink():
+        link.symlink_to(ROOT)
+    (folder / "play.yml").write_text(PLAY)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ANSIBLE_"))},
+        **server.environment,
+        "AWS_ACCESS_KEY_ID": "",
+        "AWS_SECRET_ACCESS_KEY": "",
+        "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
+        "ANSIBLE_LOCALHOST_WARNING": "false",
+        "ANSIBLE_INVENTORY_UNPARSED_WARNING": "false",
+        "ANSIBLE_HOME": str(folder / "home"),
+    }
+    variables = json.dumps({"target": str(folder / "out"), "ansible_python_interpreter": sys.executable})
+    return subprocess.run(
+        [Path(sys.executable).with_name("ansible-playbook"), "-e", variables, *arguments, "play.yml"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("mode", [[], ["--check"]], ids=["run", "check"])
+def test_a_playbook_gets_the_facts_in_check_mode_too_and_no_log_has_a_secret(aws: MotoAws, tmp_path: Path, mode: list[str]) -> None:
+    aws.launch("webheads", "127.0.10.1")
+    aws.launch("webheads", "127.0.10.2", tags={"Maintenance": "true"})
+    done = play(aws, tmp_path, "-vvv", *mode)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "out").read_text() == "127.0.10.1"
+    assert "secret-from-the-group-of-defaults" not in done.stdout + done.stderr
+    assert "AKIAPLAYPLAYPLAYPLAY" not in done.stdout + done.stderr
+
+
+def test_a_playbook_that_fails_gets_no_facts(ec2: Ec2Endpoint, tmp_path: Path) -> None:
+    ec2.groups[REGION] = [security_group("sg-00000001", "webheads")]
+    done = play(ec2, tmp_path)
+    assert done.returncode == 2
+    assert "Too few usable instances" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_boto3_the_message_says_what_is_missing(ec2: Ec2Endpoint, tmp_path: Path) -> None:
+    # A folder of the library's name that fails to load stands for its not being there.
+    (tmp_path / "botocore").mkdir()
+    (tmp_path / "botocore" / "__init__.py").write_text("raise ImportError('not installed')\n")
+    result = run(ec2, {"PYTHONPATH": str(tmp_path)})
+    assert result.failed
+    assert "boto3" in result.message
+    assert "Python" in result.message

@@ -1,0 +1,266 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""All or nothing: one failed page, region or call, and the module fails with the code, the operation and the region, and without facts."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ec2_endpoint import REGION, Answer, Ec2Endpoint, error, instance, page, security_group
+from ec2_module import Result, run_module
+
+GROUP = {"security_groups": ["webheads"]}
+QUICK = {"retries": 0, "timeout": 5}
+
+
+@pytest.fixture
+def ec2() -> Iterator[Ec2Endpoint]:
+    with Ec2Endpoint() as endpoint:
+        endpoint.regions[REGION] = [[instance("i-0000000a")], [instance("i-0000000b")], [instance("i-0000000c")]]
+        yield endpoint
+
+
+def assert_failed(result: Result, *parts: str) -> None:
+    assert result.failed, result
+    assert "ansible_facts" not in result
+    for part in parts:
+        assert part in result.message
+    assert len(result.message) < 1500 and "Traceback" not in result.message
+
+
+def run(ec2: Ec2Endpoint, environment: dict[str, str] | None = None, **options: Any) -> Result:
+    return run_module({**ec2.environment, **(environment or {})}, **{**GROUP, **QUICK, **options})
+
+
+def test_the_endpoint_of_these_tests_works(ec2: Ec2Endpoint) -> None:
+    assert run(ec2).ids("webheads") == ["i-0000000a", "i-0000000b", "i-0000000c"]
+    assert [request.operation for request in ec2.requests] == ["DescribeInstances"] * 3
+    assert {request.parameters["MaxResults"] for request in ec2.requests} == {"1000"}
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_one_failed_page_of_three_fails_everything(ec2: Ec2Endpoint, at: int) -> None:
+    ec2.fault("DescribeInstances", error(500, "InternalError"), page=at)
+    assert_failed(run(ec2), "DescribeInstances in eu-west-1", "InternalError")
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (error(403, "UnauthorizedOperation", "You are not authorized. Encoded message: " + "x" * 5000), "UnauthorizedOperation: You are not authorized."),
+        (error(401, "AuthFailure"), "AuthFailure"),
+        (error(400, "RequestExpired"), "RequestExpired"),
+        (error(503, "Unavailable"), "Unavailable"),
+        (Answer(503, "<html><body>upstream connect error</body></html>"), "503"),
+        (Answer(502, "<html><body>Bad Gateway</body></html>"), "502"),
+        (Answer(502, "Bad Gateway"), "Bad Gateway"),
+        (Answer(200, page("DescribeInstances", "<reservationSet><item></item></reservationSet>").body[:-20]), "ResponseParserError"),
+        (Answer(200, ""), "ResponseParserError"),
+        (Answer(200, "no XML at all"), "ResponseParserError"),
+        (Answer(200, "<html><body>Sign in to the guest network</body></html>"), "MalformedAnswer"),
+        (page("DescribeRegions", "<regionInfo/>"), "MalformedAnswer"),
+        (page("DescribeInstances", "<reservationSet><item><reservationId>r-1</reservationId></item></reservationSet>"), "MalformedAnswer"),
+        (page("DescribeInstances", "<reservationSet><item><instancesSet><item/></instancesSet></item></reservationSet>"), "MalformedAnswer"),
+        (Answer(200, page("DescribeInstances", "<reservationSet/>").body, cut_after=40), "ConnectionClosedError"),
+        (Answer(200, page("DescribeInstances", "<reservationSet/>").body, cut_after=0), "ConnectionClosedError"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_bad_answer_fails_with_its_code_the_operation_and_the_region(ec2: Ec2Endpoint, answer: Answer, code: str) -> None:
+    ec2.fault("DescribeInstances", answer, page=1)
+    assert_failed(run(ec2), "DescribeInstances in eu-west-1 failed", code)
+
+
+def test_a_slow_answer_fails_by_the_timeout(ec2: Ec2Endpoint) -> None:
+    ec2.fault("DescribeInstances", Answer(200, "", delay=3), page=2)
+    assert_failed(run(ec2, timeout=1), "DescribeInstances in eu-west-1", "ReadTimeoutError")
+
+
+def test_a_token_that_leads_in_a_circle_fails(ec2: Ec2Endpoint) -> None:
+    ec2.fault("DescribeInstances", page("DescribeInstances", "<reservationSet/>", token="1"), page=1)
+    assert_failed(run(ec2), "DescribeInstances in eu-west-1", "PaginationError")
+
+
+def test_another_namespace_gives_the_same_instances_and_no_empty_success(ec2: Ec2Endpoint) -> None:
+    ec2.namespace = "https://ec2.example.com/another"
+    assert run(ec2).ids("webheads") == ["i-0000000a", "i-0000000b", "i-0000000c"]
+
+
+def test_throttling_is_retried(ec2: Ec2Endpoint) -> None:
+    ec2.fault("DescribeInstances", error(503, "RequestLimitExceeded"), page("DescribeInstances", "<reservationSet/>"), page=2)
+    assert run(ec2, retries=1).ids("webheads") == ["i-0000000a", "i-0000000b"]
+    assert ec2.count("DescribeInstances") == 4
+
+
+def test_throttling_past_the_retries_fails_with_the_number_of_attempts(ec2: Ec2Endpoint) -> None:
+    ec2.fault("DescribeInstances", error(503, "RequestLimitExceeded"))
+    assert_failed(run(ec2, retries=1), "DescribeInstances in eu-west-1 failed after 2 attempts: RequestLimitExceeded")
+    assert ec2.count("DescribeInstances") == 2
+
+
+def test_an_unauthorized_call_is_not_retried(ec2: Ec2Endpoint) -> None:
+    ec2.fault("DescribeInstances", error(403, "UnauthorizedOperation"))
+    assert_failed(run(ec2, retries=3), "UnauthorizedOperation")
+    assert ec2.count("DescribeInstances") == 1
+
+
+def test_one_failed_region_of_two_fails_everything(ec2: Ec2Endpoint) -> None:
+    ec2.regions["us-east-1"] = [[instance("i-0000000d")]]
+    ec2.fault("DescribeInstances", error(403, "UnauthorizedOperation"), region="us-east-1")
+    assert_failed(run(ec2, regions=["eu-west-1", "us-east-1"]), "DescribeInstances in us-east-1", "UnauthorizedOperation")
+
+
+def test_a_failed_exclusion_fails_everything(ec2: Ec2Endpoint) -> None:
+    calls = [page("DescribeInstances", f"<reservationSet><item><instancesSet>{instance('i-0000000a')}</instancesSet></item></reservationSet>")]
+    ec2.fault("DescribeInstances", *calls, error(403, "UnauthorizedOperation"))
+    assert_failed(run(ec2, exclude_filters={"tag:Maintenance": "true"}), "DescribeInstances in eu-west-1", "UnauthorizedOperation")
+    assert ec2.requests[-1].filters["tag:Maintenance"] == ["true"]
+
+
+def test_a_failed_list_of_regions_fails(ec2: Ec2Endpoint) -> None:
+    ec2.fault("DescribeRegions", error(403, "UnauthorizedOperation"))
+    assert_failed(run(ec2, regions=["all"]), "DescribeRegions in eu-west-1", "UnauthorizedOperation")
+
+
+@pytest.mark.parametrize("content", ["<regionInfo/>", "", "<regionInfo><item><regionName>evil.example.com/</regionName></item></regionInfo>"])
+def test_a_list_of_regions_that_is_none_fails(ec2: Ec2Endpoint, content: str) -> None:
+    ec2.fault("DescribeRegions", page("DescribeRegions", content))
+    assert_failed(run(ec2, regions=["all"]), "DescribeRegions in eu-west-1")
+    assert ec2.count("DescribeInstances") == 0
+
+
+def test_a_failed_question_for_the_groups_existence_fails(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[]]
+    ec2.fault("DescribeSecurityGroups", error(403, "UnauthorizedOperation"))
+    assert_failed(run(ec2, minimum_instances=0), "DescribeSecurityGroups in eu-west-1", "UnauthorizedOperation")
+
+
+def test_an_empty_answer_to_that_question_must_be_one(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[]]
+    ec2.fault("DescribeSecurityGroups", Answer(200, "<html/>"))
+    assert_failed(run(ec2, minimum_instances=0), "DescribeSecurityGroups in eu-west-1", "MalformedAnswer")
+
+
+def test_an_empty_first_page_with_a_token_is_not_the_end(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION].insert(0, [])
+    assert len(run(ec2).ids("webheads")) == 3
+
+
+def test_repeated_and_reordered_pages_give_the_same_facts(ec2: Ec2Endpoint) -> None:
+    expected = run(ec2)["ansible_facts"]
+    one, two, three = (page_[0] for page_ in ec2.regions[REGION])
+    ec2.regions[REGION] = [[three, one], [two], [one, three, two]]
+    assert run(ec2)["ansible_facts"] == expected
+
+
+def test_no_credentials_anywhere_fails(ec2: Ec2Endpoint) -> None:
+    result = run(ec2, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""})
+    assert_failed(result, "DescribeInstances in eu-west-1", "NoCredentialsError")
+    assert ec2.requests == []
+
+
+def test_half_a_pair_of_credentials_fails(ec2: Ec2Endpoint) -> None:
+    assert_failed(run(ec2, access_key="AKIAHALFHALFHALFHALF"), "required together")
+    assert_failed(run(ec2, access_key="AKIAHALFHALFHALFHALF", secret_key=""), "one is empty")
+    assert ec2.requests == []
+
+
+def test_a_profile_that_does_not_exist_fails(ec2: Ec2Endpoint) -> None:
+    assert_failed(run(ec2, profile="nowhere"), "ProfileNotFound", "nowhere")
+
+
+def test_a_name_that_does_not_resolve_fails(ec2: Ec2Endpoint) -> None:
+    result = run(ec2, endpoint_url="http://ec2.invalid")
+    assert_failed(result, "DescribeInstances in eu-west-1", "EndpointConnectionError")
+
+
+def test_a_port_where_nothing_listens_fails(ec2: Ec2Endpoint) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        result = run(ec2, endpoint_url=f"http://127.0.0.1:{closed.getsockname()[1]}")
+    assert_failed(result, "DescribeInstances in eu-west-1", "EndpointConnectionError")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that no authority has signed, with its key."""
+    file = tmp_path_factory.mktemp("tls") / "server.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *names, "-keyout", file, "-out", f"{file}.crt"], check=True, capture_output=True
+    )
+    file.write_bytes(file.read_bytes() + Path(f"{file}.crt").read_bytes())
+    return file
+
+
+@pytest.fixture
+def tls(certificate: Path) -> Iterator[Ec2Endpoint]:
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with Ec2Endpoint(tls=context) as endpoint:
+        endpoint.regions[REGION] = [[instance("i-0000000a")]]
+        yield endpoint
+
+
+def test_a_certificate_that_nobody_vouches_for_fails(tls: Ec2Endpoint) -> None:
+    assert_failed(run(tls), "DescribeInstances in eu-west-1", "SSLError")
+    assert tls.requests == []
+
+
+def test_a_certificate_is_trusted_by_its_bundle_or_by_not_looking(tls: Ec2Endpoint, certificate: Path) -> None:
+    assert run(tls, aws_ca_bundle=f"{certificate}.crt").ids("webheads") == ["i-0000000a"]
+    assert run(tls, {"AWS_CA_BUNDLE": f"{certificate}.crt"}).ids("webheads") == ["i-0000000a"]
+    assert run(tls, validate_certs=False).ids("webheads") == ["i-0000000a"]
+
+
+def test_a_bundle_that_does_not_exist_fails(tls: Ec2Endpoint) -> None:
+    assert_failed(run(tls, aws_ca_bundle="/does/not/exist.crt"), "eu-west-1")
+    assert tls.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"security_groups": []}, "security_groups: "),
+        ({"security_groups": ["sg-nonsense"]}, "security_groups: 'sg-nonsense'"),
+        ({"regions": ["eu-west-1", "all"]}, "regions: "),
+        ({"regions": ["Ireland"]}, "regions: 'Ireland'"),
+        ({"min_age": -1}, "min_age: -1"),
+        ({"states": ["up"]}, "states"),
+        ({"address": "mac"}, "address"),
+        ({"filters": "tag:A"}, "filters"),
+        ({"filters": {"vpc-id": "vpc-00000001"}}, "filters: 'vpc-id'"),
+        ({"endpoint_url": "ftp://127.0.0.1"}, "endpoint_url: "),
+        ({"profile": "a", "access_key": "b" * 20, "secret_key": "c" * 20}, "mutually exclusive"),
+        ({"session_token": "a" * 20}, "session_token"),
+    ],
+)
+def test_a_bad_option_fails_before_any_call(ec2: Ec2Endpoint, options: dict[str, Any], message: str) -> None:
+    assert_failed(run(ec2, **options), message)
+    assert ec2.requests == []
+
+
+def test_a_group_that_does_not_exist_is_another_error_than_an_empty_one(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[]]
+    ec2.groups[REGION] = [security_group("sg-00000002", "webheads-old")]
+    assert_failed(run(ec2), "'webheads' does not exist in eu-west-1", "'webheads-old'")
+    assert_failed(run(ec2, minimum_instances=0), "'webheads' does not exist in eu-west-1")
+    ec2.groups[REGION] = [security_group("sg-00000001", "webheads")]
+    assert_failed(run(ec2), "Too few usable instances: 'webheads' has 0", "it exists")
+    assert run(ec2, minimum_instances=0).instances == {"webheads": []}
+
+
+def test_a_group_need_exist_in_one_of_the_regions_only(ec2: Ec2Endpoint) -> None:
+    ec2.regions.update({"eu-west-1": [[]], "us-east-1": [[]]})
+    ec2.groups["us-east-1"] = [security_group("sg-00000001", "webheads")]
+    regions = ["eu-west-1", "us-east-1"]
+    assert run(ec2, regions=regions, minimum_instances=0).instances == {"webheads": []}
+    assert_failed(run(ec2, security_groups=["webheads", "db"], regions=regions, minimum_instances=0), "'db' does not exist in eu-west-1, us-east-1")

@@ -1,0 +1,280 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""An EC2 endpoint on loopback that says exactly what a test wants, faults included.
+
+    with Ec2Endpoint() as ec2:
+        ec2.regions["eu-west-1"] = [[instance("i-0000000a")], [instance("i-0000000b")]]    # two pages
+        ec2.fault("DescribeInstances", error(503, "RequestLimitExceeded"), page=1)
+        run(..., env=ec2.environment)
+        assert ec2.count("DescribeInstances") == 2
+
+It does not filter: what a page holds is what is answered, whatever was asked. What was asked is in ``requests``. moto_aws.py filters.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import NamedTuple
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
+
+NAMESPACE = "http://ec2.amazonaws.com/doc/2016-11-15/"
+REGION = "eu-west-1"
+LAUNCHED = "2026-01-31T06:00:00.000Z"
+
+
+class Answer(NamedTuple):
+    """One HTTP answer, or what takes its place."""
+
+    status: int = 200
+    body: str = ""
+    delay: float = 0.0
+    """Seconds before it is sent."""
+    cut_after: int | None = None
+    """Bytes of the body after which the connection is reset."""
+
+
+class Request(NamedTuple):
+    """One call as it arrived."""
+
+    operation: str
+    region: str
+    parameters: dict[str, str]
+
+    @property
+    def filters(self) -> dict[str, list[str]]:
+        """Filter name → values, in the order sent."""
+        found: dict[str, list[str]] = {}
+        for key, name in self.parameters.items():
+            match = re.fullmatch(r"Filter\.(\d+)\.Name", key)
+            if match:
+                prefix = f"Filter.{match.group(1)}.Value."
+                found[name] = [value for parameter, value in self.parameters.items() if parameter.startswith(prefix)]
+        return found
+
+
+def error(status: int, code: str, message: str = "as the test wants it") -> Answer:
+    """EC2's way of saying that a call failed."""
+    return Answer(
+        status, f"<Response><Errors><Error><Code>{code}</Code><Message>{escape(message)}</Message></Error></Errors><RequestID>r</RequestID></Response>"
+    )
+
+
+def tag_set(tags: Mapping[str, str]) -> str:
+    """Tags as XML."""
+    return "<tagSet>" + "".join(f"<item><key>{escape(key)}</key><value>{escape(value)}</value></item>" for key, value in tags.items()) + "</tagSet>"
+
+
+def interface(
+    address: str | None = "10.0.0.1",
+    groups: Sequence[tuple[str, str]] = (("sg-00000001", "webheads"),),
+    device: int = 0,
+    vpc: str = "vpc-00000001",
+    public: str | None = None,
+    ipv6: Sequence[str] = (),
+) -> str:
+    """A network interface as XML. ``groups`` are pairs of id and name."""
+    group_set = "".join(f"<item><groupId>{escape(one)}</groupId><groupName>{escape(name)}</groupName></item>" for one, name in groups)
+    association = f"<association><publicIp>{escape(public)}</publicIp><publicDnsName/></association>" if public else ""
+    return (
+        f"<item><networkInterfaceId>eni-0000000{device}</networkInterfaceId><vpcId>{escape(vpc)}</vpcId>"
+        + (f"<privateIpAddress>{escape(address)}</privateIpAddress>" if address is not None else "")
+        + f"<groupSet>{group_set}</groupSet><attachment><deviceIndex>{device}</deviceIndex></attachment>{association}"
+        + "<ipv6AddressesSet>"
+        + "".join(f"<item><ipv6Address>{escape(one)}</ipv6Address></item>" for one in ipv6)
+        + "</ipv6AddressesSet></item>"
+    )
+
+
+def instance(
+    instance_id: str,
+    *interfaces: str,
+    launched: str = LAUNCHED,
+    tags: Mapping[str, str] | None = None,
+    state: str = "running",
+    zone: str = "eu-west-1a",
+    vpc: str = "vpc-00000001",
+) -> str:
+    """An instance as XML, with one interface in the group webheads unless others are given."""
+    return (
+        f"<item><instanceId>{escape(instance_id)}</instanceId><instanceState><code>16</code><name>{state}</name></instanceState>"
+        f"<launchTime>{escape(launched)}</launchTime><placement><availabilityZone>{escape(zone)}</availabilityZone></placement>"
+        f"<vpcId>{escape(vpc)}</vpcId><networkInterfaceSet>{''.join(interfaces or [interface()])}</networkInterfaceSet>{tag_set(tags or {})}</item>"
+    )
+
+
+def security_group(group_id: str, name: str, vpc: str = "vpc-00000001") -> str:
+    """A security group as XML."""
+    return f"<item><groupId>{group_id}</groupId><groupName>{escape(name)}</groupName><vpcId>{vpc}</vpcId></item>"
+
+
+def page(operation: str, content: str, token: str | None = None, namespace: str = NAMESPACE) -> Answer:
+    """A successful answer to ``operation``."""
+    next_token = f"<nextToken>{token}</nextToken>" if token else ""
+    opening, closing = f'<{operation}Response xmlns="{namespace}"><requestId>r</requestId>', f"</{operation}Response>"
+    return Answer(body=f'<?xml version="1.0" encoding="UTF-8"?>\n{opening}{content}{next_token}{closing}')
+
+
+class Ec2Endpoint:
+    """The endpoint. Listens at once; stop() or the end of a ``with`` block ends it."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.regions: dict[str, list[list[str]]] = {REGION: [[]]}
+        """Region → pages of instances. A region that is not in here lists none."""
+        self.groups: dict[str, list[str]] = {}
+        """Region → security groups."""
+        self.metadata_region: str | None = None
+        """What the instance metadata service says; None for its not being there."""
+        self.metadata_v2 = True
+        """Whether it gives tokens. It always answers requests without one, as IMDSv1 does."""
+        self.metadata_requests: list[tuple[str, str, bool]] = []
+        """Method, path and whether a token came with it."""
+        self.namespace = NAMESPACE
+        self.requests: list[Request] = []
+        self._faults: list[tuple[str, str | None, int | None, list[Answer]]] = []
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def do_POST(self) -> None:
+                endpoint._call(self)
+
+            def do_PUT(self) -> None:
+                endpoint._metadata(self)
+
+            def do_GET(self) -> None:
+                endpoint._metadata(self)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        if tls:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> Ec2Endpoint:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables that bring an AWS SDK to this endpoint."""
+        return {
+            "AWS_ACCESS_KEY_ID": "AKIACANNEDCANNEDCANN",
+            "AWS_SECRET_ACCESS_KEY": "canned-secret-that-nobody-checks",
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def fault(self, operation: str, *answers: Answer, region: str | None = None, page: int | None = None) -> None:
+        """Answer calls with these instead, one after the other, the last of them for ever.
+
+        :param page: only calls for this page, from 0.
+        """
+        self._faults.insert(0, (operation, region, page, list(answers)))
+
+    def count(self, operation: str, region: str | None = None) -> int:
+        """How often an operation was called."""
+        return sum(request.operation == operation and region in (None, request.region) for request in self.requests)
+
+    def _call(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length", 0))).decode()
+        parameters = {key: values[0] for key, values in parse_qs(body, keep_blank_values=True).items()}
+        credential = re.search(r"Credential=[^/]+/\d+/([^/]+)/ec2/", handler.headers.get("Authorization", ""))
+        request = Request(parameters["Action"], credential.group(1) if credential else "", parameters)
+        self.requests.append(request)
+        _send(handler, self._answer(request))
+
+    def _answer(self, request: Request) -> Answer:
+        number = int(request.parameters.get("NextToken", "0"))
+        for operation, region, at, answers in self._faults:
+            if operation == request.operation and region in (None, request.region) and at in (None, number):
+                return answers.pop(0) if len(answers) > 1 else answers[0]
+        if request.operation == "DescribeInstances":
+            pages = self.regions.get(request.region, [[]])
+            reservations = "".join(f"<item><reservationId>r-1</reservationId><instancesSet>{one}</instancesSet></item>" for one in pages[number])
+            token = str(number + 1) if number + 1 < len(pages) else None
+            return page("DescribeInstances", f"<reservationSet>{reservations}</reservationSet>", token, self.namespace)
+        if request.operation == "DescribeRegions":
+            items = "".join(f"<item><regionName>{name}</regionName></item>" for name in self.regions)
+            return page("DescribeRegions", f"<regionInfo>{items}</regionInfo>", None, self.namespace)
+        if request.operation == "DescribeSecurityGroups":
+            return page(
+                "DescribeSecurityGroups", f"<securityGroupInfo>{''.join(self.groups.get(request.region, []))}</securityGroupInfo>", None, self.namespace
+            )
+        return error(400, "InvalidAction", request.operation)
+
+    def _metadata(self, handler: BaseHTTPRequestHandler) -> None:
+        token = handler.headers.get("X-aws-ec2-metadata-token")
+        self.metadata_requests.append((handler.command, handler.path, token is not None))
+        answers: dict[tuple[str, str], Callable[[], Answer]] = {
+            ("PUT", "/latest/api/token"): lambda: Answer(200, "token") if self.metadata_v2 else Answer(403),
+            ("GET", "/latest/meta-data/placement/region"): lambda: Answer(200, self.metadata_region or ""),
+            ("GET", "/latest/meta-data/placement/availability-zone/"): lambda: Answer(200, f"{self.metadata_region}a"),
+        }
+        answer = answers.get((handler.command, handler.path))
+        _send(handler, answer() if answer and self.metadata_region else Answer(404))
+
+
+def _send(handler: BaseHTTPRequestHandler, answer: Answer) -> None:
+    time.sleep(answer.delay)
+    body = answer.body.encode()
+    try:
+        handler.send_response(answer.status)
+        handler.send_header("Content-Type", "text/xml")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body[: answer.cut_after])
+        if answer.cut_after is not None:
+            # A reset, as when a machine in between dies: no orderly end of the stream.
+            handler.wfile.flush()
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.close()
+            handler.close_connection = True
+    except OSError:
+        pass  # The caller's timeout came first, which is what the test is about.
+
+
+def many(count: int, group: tuple[str, str] = ("sg-00000001", "webheads"), page_size: int = 1000) -> list[list[str]]:
+    """Pages of that many instances, each with an address of its own in 10.0.0.0/8."""
+    everything = [
+        instance(f"i-{number:017x}", interface(f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}", [group]), tags={"Name": f"web-{number}"})
+        for number in range(1, count + 1)
+    ]
+    return [everything[start : start + page_size] for start in range(0, count, page_size)] or [[]]
+
+
+def _main() -> None:
+    import sys
+
+    with Ec2Endpoint() as endpoint:
+        endpoint.regions[REGION] = many(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
+        print(endpoint.url, flush=True)
+        while True:
+            time.sleep(3600)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,434 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""From an EC2 answer to the chosen instances and the reasons for the rest."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_instances import (
+    Ec2Error,
+    MalformedAnswer,
+    Query,
+    choose,
+    instances_in,
+    listed,
+    merge,
+    missing_groups,
+    shortfall,
+    shown,
+    unseen,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+NOW = datetime(2026, 2, 3, 12, 0, 0, tzinfo=UTC)
+WEB = {"GroupId": "sg-00000001", "GroupName": "webheads"}
+SSH = {"GroupId": "sg-00000002", "GroupName": "ssh"}
+REGION = "eu-west-1"
+
+
+def query(*groups: str, **changes: Any) -> Query:
+    return Query(groups or ("webheads",), None, {}, {}, ("running",), "private_ipv4", 0, 1)._replace(**changes)
+
+
+def interface(address: str | None = "10.0.0.1", *groups: dict[str, str], device: int = 0, **members: Any) -> dict[str, Any]:
+    return {
+        "NetworkInterfaceId": f"eni-0000000{device}",
+        "VpcId": "vpc-00000001",
+        "Groups": list(groups or [WEB]),
+        "Attachment": {"DeviceIndex": device},
+        "Ipv6Addresses": [],
+        **({"PrivateIpAddress": address} if address is not None else {}),
+        **members,
+    }
+
+
+def instance(instance_id: str = "i-00000001", *interfaces: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return {
+        "InstanceId": instance_id,
+        "State": {"Name": "running"},
+        "LaunchTime": "2026-02-01T06:00:00.000Z",
+        "Placement": {"AvailabilityZone": "eu-west-1a"},
+        "VpcId": "vpc-00000001",
+        "NetworkInterfaces": list(interfaces or [interface()]),
+        "Tags": [],
+        **members,
+    }
+
+
+def chosen(*instances: dict[str, Any], wanted: Query | None = None, excluded_ids: frozenset[str] = frozenset()) -> Any:
+    wanted = wanted or query()
+    return choose({REGION: instances}, {REGION: excluded_ids}, wanted, NOW)
+
+
+def only(*instances: dict[str, Any], wanted: Query | None = None) -> dict[str, Any]:
+    facts, excluded = chosen(*instances, wanted=wanted)
+    assert not any(excluded.values()), excluded
+    ((fact,),) = facts.values()
+    return dict(fact)
+
+
+def reason(*instances: dict[str, Any], wanted: Query | None = None, excluded_ids: frozenset[str] = frozenset()) -> str:
+    facts, excluded = chosen(*instances, wanted=wanted, excluded_ids=excluded_ids)
+    assert not any(facts.values()), facts
+    ((entry,),) = excluded.values()
+    return str(entry["reason"])
+
+
+def test_an_instance_becomes_the_facts_that_are_promised() -> None:
+    full = instance(
+        "i-0123456789abcdef0",
+        interface(
+            "10.0.0.1",
+            PrivateDnsName="ip-10-0-0-1.eu-west-1.compute.internal",
+            Association={"PublicIp": "203.0.113.1", "PublicDnsName": "ec2-203-0-113-1.eu-west-1.compute.amazonaws.com"},
+            Ipv6Addresses=[{"Ipv6Address": "2001:DB8:0:0::1"}],
+        ),
+        Tags=[{"Key": "Name", "Value": "web-1"}, {"Key": "Empty", "Value": ""}],
+    )
+    assert only(full) == {
+        "instance_id": "i-0123456789abcdef0",
+        "name": "web-1",
+        "address": "10.0.0.1",
+        "private_ip_address": "10.0.0.1",
+        "public_ip_address": "203.0.113.1",
+        "ipv6_address": "2001:db8::1",
+        "private_dns_name": "ip-10-0-0-1.eu-west-1.compute.internal",
+        "public_dns_name": "ec2-203-0-113-1.eu-west-1.compute.amazonaws.com",
+        "availability_zone": "eu-west-1a",
+        "region": "eu-west-1",
+        "vpc_id": "vpc-00000001",
+        "launch_time": "2026-02-01T06:00:00Z",
+        "tags": {"Name": "web-1", "Empty": ""},
+    }
+
+
+def test_what_an_instance_has_not_is_none() -> None:
+    fact = only(instance())
+    assert [key for key, value in fact.items() if value is None] == ["name", "public_ip_address", "ipv6_address", "private_dns_name", "public_dns_name"]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("private_ipv4", "10.0.0.1"),
+        ("public_ipv4", "203.0.113.1"),
+        ("ipv6", "2001:db8::1"),
+        ("private_dns", "a.internal"),
+        ("public_dns", "a.example.com"),
+    ],
+)
+def test_the_address_is_of_the_kind_asked_for_and_its_lack_is_a_reason(address: str, expected: str) -> None:
+    full = interface(
+        "10.0.0.1",
+        PrivateDnsName="a.internal",
+        Association={"PublicIp": "203.0.113.1", "PublicDnsName": "a.example.com"},
+        Ipv6Addresses=[{"Ipv6Address": "2001:db8::1"}],
+    )
+    assert only(instance("i-00000001", full), wanted=query(address=address))["address"] == expected
+    assert reason(instance("i-00000001", interface(None)), wanted=query(address=address)) == (
+        f"no {address} on the network interface that carries the group (device index 0)"
+    )
+
+
+def test_the_address_is_that_of_the_interface_that_carries_the_group() -> None:
+    two = instance("i-00000001", interface("10.0.0.1", SSH, device=0), interface("10.0.1.1", WEB, device=1))
+    assert only(two)["address"] == "10.0.1.1"
+
+
+def test_of_several_interfaces_with_the_group_the_lowest_device_index_wins() -> None:
+    interfaces = [interface(f"10.0.{device}.1", WEB, device=device) for device in (2, 0, 1)]
+    assert only(instance("i-00000001", *interfaces))["address"] == "10.0.0.1"
+
+
+def test_an_interface_without_such_an_address_is_passed_over() -> None:
+    second = interface("10.0.1.1", WEB, device=1, Association={"PublicIp": "203.0.113.1"})
+    fact = only(instance("i-00000001", second, interface("10.0.0.1")), wanted=query(address="public_ipv4"))
+    assert (fact["address"], fact["private_ip_address"]) == ("203.0.113.1", "10.0.1.1")
+
+
+def test_an_address_on_an_interface_without_the_group_is_not_taken() -> None:
+    other = interface("10.0.1.1", SSH, device=1, Association={"PublicIp": "203.0.113.1"})
+    assert "device index 0" in reason(instance("i-00000001", interface(), other), wanted=query(address="public_ipv4"))
+
+
+def test_the_first_interface_has_the_instances_private_name_when_it_has_none() -> None:
+    assert only(instance(PrivateDnsName="ip-10-0-0-1.ec2.internal"))["private_dns_name"] == "ip-10-0-0-1.ec2.internal"
+    second = instance("i-00000001", interface("10.0.0.1", device=1), PrivateDnsName="ip-10-0-0-9.ec2.internal")
+    assert only(second)["private_dns_name"] is None
+
+
+def test_the_primary_ipv6_address_is_taken_else_the_lowest() -> None:
+    addresses = [{"Ipv6Address": "2001:db8::10"}, {"Ipv6Address": "2001:db8::9"}]
+    assert only(instance("i-00000001", interface(Ipv6Addresses=addresses)))["ipv6_address"] == "2001:db8::9"
+    addresses[0]["IsPrimaryIpv6"] = True  # type: ignore[assignment]
+    assert only(instance("i-00000001", interface(Ipv6Addresses=addresses)))["ipv6_address"] == "2001:db8::10"
+
+
+def test_a_wildcard_match_of_ec2_is_no_match() -> None:
+    star = instance("i-00000001", interface("10.0.0.1", {"GroupId": "sg-00000003", "GroupName": "web*"}))
+    facts, excluded = chosen(star, instance("i-00000002"), instance("i-00000003", interface("10.0.0.3", {"GroupName": "WEB*"})), wanted=query("web*"))
+    assert [fact["instance_id"] for fact in facts["web*"]] == ["i-00000001"]
+    assert excluded == {"web*": []}
+
+
+def test_a_group_may_be_asked_for_by_name_and_by_id_at_once() -> None:
+    facts, _excluded = chosen(instance(), wanted=query("webheads", "sg-00000001", "sg-00000009"))
+    assert {group: len(found) for group, found in facts.items()} == {"webheads": 1, "sg-00000001": 1, "sg-00000009": 0}
+
+
+def test_an_instance_of_two_groups_is_in_both_each_with_the_address_of_its_interface() -> None:
+    two = instance("i-00000001", interface("10.0.0.1", SSH), interface("10.0.1.1", WEB, device=1))
+    facts, _excluded = chosen(two, wanted=query("webheads", "ssh"))
+    assert {group: found[0]["address"] for group, found in facts.items()} == {"webheads": "10.0.1.1", "ssh": "10.0.0.1"}
+
+
+def test_one_name_in_two_vpcs_is_an_error_that_names_both() -> None:
+    other = interface("10.1.0.1", {"GroupId": "sg-00000009", "GroupName": "webheads"}, VpcId="vpc-00000002")
+    with pytest.raises(Ec2Error, match=r"'webheads' .* eu-west-1: vpc-00000001, vpc-00000002\. Set vpc_id"):
+        chosen(instance(), instance("i-00000002", other))
+    fact = only(instance(), instance("i-00000002", other), wanted=query(vpc_id="vpc-00000002"))
+    assert (fact["instance_id"], fact["vpc_id"]) == ("i-00000002", "vpc-00000002")
+
+
+def test_one_name_in_two_vpcs_is_seen_even_when_one_of_the_instances_is_unusable() -> None:
+    other = interface(None, {"GroupId": "sg-00000009", "GroupName": "webheads"}, VpcId="vpc-00000002")
+    with pytest.raises(Ec2Error, match="several VPCs"):
+        chosen(instance(), instance("i-00000002", other))
+
+
+def test_one_name_in_two_regions_is_one_group() -> None:
+    other = instance("i-00000002", interface("10.1.0.1", VpcId="vpc-00000002"))
+    facts, _excluded = choose({"eu-west-1": [instance()], "us-east-1": [other]}, {}, query(), NOW)
+    assert [(fact["instance_id"], fact["region"]) for fact in facts["webheads"]] == [("i-00000001", "eu-west-1"), ("i-00000002", "us-east-1")]
+
+
+def test_newcomers_come_last_and_equals_are_ordered_by_id() -> None:
+    times = {"i-00000003": "2026-02-01T06:00:00.000Z", "i-00000001": "2026-02-01T06:00:00.500Z", "i-00000002": "2025-12-31T23:59:59.000Z"}
+    facts, _excluded = chosen(*(instance(one, LaunchTime=time) for one, time in times.items()))
+    assert [fact["instance_id"] for fact in facts["webheads"]] == ["i-00000002", "i-00000001", "i-00000003"]
+
+
+@given(st.randoms(use_true_random=False))
+def test_the_order_of_the_answer_changes_nothing(shuffled: random.Random) -> None:
+    def answer() -> list[dict[str, Any]]:
+        return [
+            instance("i-00000001", interface("10.0.0.1", SSH), interface("10.0.1.1", WEB, SSH, device=1), interface("10.0.2.1", WEB, device=2)),
+            instance("i-00000002", interface(Ipv6Addresses=[{"Ipv6Address": "2001:db8::2"}, {"Ipv6Address": "2001:db8::1"}])),
+            instance("i-00000003", LaunchTime="2026-01-01T00:00:00Z"),
+            instance("i-00000004", interface("nonsense")),
+            instance("i-00000005", interface("10.0.0.5;", SSH)),
+        ]
+
+    expected = chosen(*answer(), wanted=query("webheads", "ssh"))
+    again = answer()
+    shuffled.shuffle(again)
+    for one in again:
+        shuffled.shuffle(one["NetworkInterfaces"])
+        for nic in one["NetworkInterfaces"]:
+            shuffled.shuffle(nic["Groups"])
+            shuffled.shuffle(nic["Ipv6Addresses"])
+    assert chosen(*again, wanted=query("webheads", "ssh")) == expected
+
+
+@pytest.mark.parametrize(
+    ("age", "min_age", "usable"),
+    [
+        (timedelta(seconds=59), 60, False),
+        (timedelta(seconds=60), 60, True),
+        (timedelta(days=1, seconds=1), 60, True),  # .seconds alone would be 1
+        (timedelta(days=1), 86401, False),
+        (timedelta(seconds=-30), 1, False),  # EC2's clock before ours
+        (timedelta(seconds=-30), 0, True),
+    ],
+)
+def test_the_age_is_reckoned_in_utc_over_days(age: timedelta, min_age: int, usable: bool) -> None:
+    launched = (NOW - age).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    elsewhere = NOW.astimezone(timezone(timedelta(hours=-9)))
+    facts, excluded = choose({REGION: [instance(LaunchTime=launched)]}, {}, query(min_age=min_age), elsewhere)
+    assert (len(facts["webheads"]), len(excluded["webheads"])) == ((1, 0) if usable else (0, 1))
+
+
+def test_too_young_says_when_it_was_launched() -> None:
+    assert reason(instance(), wanted=query(min_age=999999)) == "launched at 2026-02-01T06:00:00Z, it is younger than min_age (999999 s)"
+
+
+def test_what_the_exclusion_listed_is_left_out() -> None:
+    assert reason(instance(), excluded_ids=frozenset({"i-00000001"})) == "it matches exclude_filters"
+
+
+def test_a_state_that_was_not_asked_for_is_left_out() -> None:
+    assert reason(instance(State={"Name": "shutting-down"})) == "its state is 'shutting-down'"
+    assert reason(instance(State=None)) == "its state is None"
+
+
+def test_a_terminated_instance_without_interfaces_is_listed_as_such() -> None:
+    gone = instance(State={"Name": "terminated"}, SecurityGroups=[WEB], NetworkInterfaces=[])
+    assert reason(gone, wanted=query(states=("terminated",))) == "it has no network interface"
+
+
+HOSTILE = [
+    "80\nlisten evil\n bind *:80",
+    "10.0.0.1 weight 1 disabled",
+    "10.0.0.1 # x",
+    "10.0.0.1;",
+    "{{ 1 + 1 }}",
+    "10.0.0.1\n",
+    "x" * 5000,
+    "::1%\nlisten evil",
+    "fe80::1%eth0",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("where", ["private", "public", "ipv6", "private_dns", "public_dns", "zone", "vpc", "launch_time", "id"])
+def test_one_bad_value_leaves_out_one_instance_with_a_short_reason(where: str, hostile: str) -> None:
+    interfaces = {
+        "private": interface(hostile),
+        "public": interface(Association={"PublicIp": hostile}),
+        "ipv6": interface(Ipv6Addresses=[{"Ipv6Address": hostile}]),
+        "private_dns": interface(PrivateDnsName=hostile),
+        "public_dns": interface(Association={"PublicDnsName": hostile}),
+        "vpc": interface(VpcId=hostile),
+    }
+    members = {"zone": {"Placement": {"AvailabilityZone": hostile}}, "launch_time": {"LaunchTime": hostile}, "vpc": {"VpcId": hostile}}
+    bad = instance(hostile if where == "id" else "i-00000002", interfaces.get(where, interface()), **members.get(where, {}))
+    # A group of its own, because a bad VPC beside a good one is one name in two VPCs.
+    bad["NetworkInterfaces"][0]["Groups"] = [SSH]
+    facts, excluded = chosen(instance(), bad, wanted=query("webheads", "ssh"))
+    assert [fact["instance_id"] for fact in facts["webheads"]] == ["i-00000001"]
+    assert facts["ssh"] == []
+    (entry,) = excluded["ssh"]
+    assert len(entry["reason"]) < 200 and len(entry["instance_id"]) < 200
+    assert "\n" not in entry["reason"] + entry["instance_id"]
+
+
+@given(st.text(), st.sampled_from(["private", "public", "ipv6", "private_dns", "public_dns", "zone", "id"]))
+def test_no_text_whatever_reaches_an_address_unchecked(text: str, where: str) -> None:
+    interfaces = {
+        "private": interface(text),
+        "public": interface(Association={"PublicIp": text}),
+        "ipv6": interface(Ipv6Addresses=[{"Ipv6Address": text}]),
+        "private_dns": interface(PrivateDnsName=text),
+        "public_dns": interface(Association={"PublicDnsName": text}),
+    }
+    members = {"Placement": {"AvailabilityZone": text}} if where == "zone" else {}
+    facts, _excluded = chosen(instance(text if where == "id" else "i-00000001", interfaces.get(where, interface()), **members))
+    for fact in facts["webheads"]:
+        ipaddress.IPv4Address(fact["private_ip_address"])
+        assert all(re.fullmatch(r"[A-Za-z0-9.:-]+", str(value)) for key, value in fact.items() if key != "tags" and value is not None)
+
+
+def test_tags_stay_data() -> None:
+    tags = [{"Key": "Name", "Value": HOSTILE[0]}, {"Key": "a\nb", "Value": "{{ lookup('pipe', 'id') }}"}, {"Key": "c"}]
+    fact = only(instance(Tags=tags))
+    assert fact["name"] == HOSTILE[0]
+    assert fact["tags"] == {"Name": HOSTILE[0], "a\nb": "{{ lookup('pipe', 'id') }}", "c": ""}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        {},
+        {"ResponseMetadata": {}},
+        {"Reservations": None},
+        {"Reservations": [{}]},
+        {"Reservations": [{"Instances": [{}]}]},
+        {"Reservations": [{"Instances": [{"InstanceId": None}]}]},
+    ],
+)
+def test_an_answer_of_another_shape_is_no_empty_group(page: dict[str, Any]) -> None:
+    with pytest.raises(MalformedAnswer):
+        list(instances_in(page))
+
+
+def test_an_empty_page_is_an_answer() -> None:
+    assert list(instances_in({"Reservations": []})) == []
+    assert list(instances_in({"Reservations": [{"Instances": []}]})) == []
+
+
+def test_a_list_must_be_there_and_its_entries_must_have_their_key() -> None:
+    assert listed({"Regions": []}, "Regions", "RegionName") == []
+    for answer in ({}, {"Regions": [{}]}, {"Regions": [{"RegionName": None}]}):
+        with pytest.raises(MalformedAnswer):
+            listed(answer, "Regions", "RegionName")
+
+
+def test_repeated_instances_are_merged_whichever_came_first() -> None:
+    old, new, other = instance("i-00000001"), instance("i-00000001", interface("10.0.0.9")), instance("i-00000002")
+    results = []
+    for order in ([old, new, other, old], [other, new, old]):
+        found: dict[str, dict[str, Any]] = {}
+        merge(found, order[:2])
+        merge(found, order[2:])
+        results.append(found)
+    assert results[0] == results[1]
+    assert sorted(results[0]) == ["i-00000001", "i-00000002"]
+
+
+def test_a_group_whose_every_instance_is_left_out_exists() -> None:
+    facts, excluded = chosen(instance("i-00000001", interface("nonsense")), wanted=query("webheads", "ssh"))
+    assert unseen(query("webheads", "ssh"), facts, excluded) == ["ssh"]
+
+
+GROUPS = [
+    {"GroupName": "webheads", "GroupId": "sg-00000001", "VpcId": "vpc-00000001"},
+    {"GroupName": "webheads", "GroupId": "sg-00000002", "VpcId": "vpc-00000002"},
+    {"GroupName": "Databases", "GroupId": "sg-0000abcd", "VpcId": "vpc-00000001"},
+]
+
+
+def test_a_missing_group_is_named_with_the_regions_and_the_near_misses() -> None:
+    assert missing_groups(["webhaeds"], ["us-east-1", "eu-west-1"], None, GROUPS) == (
+        "security_groups: 'webhaeds' does not exist in eu-west-1, us-east-1. "
+        "Similar: 'webheads' (sg-00000001 in vpc-00000001), 'webheads' (sg-00000002 in vpc-00000002)."
+    )
+
+
+def test_the_near_miss_of_a_name_may_be_its_case_or_its_vpc() -> None:
+    assert "'Databases'" in missing_groups(["databases"], [REGION], None, GROUPS)
+    assert "does not exist in eu-west-1 in vpc-00000003. Similar: 'webheads'" in missing_groups(["webheads"], [REGION], "vpc-00000003", GROUPS)
+
+
+def test_the_near_miss_of_an_id_is_an_id() -> None:
+    assert "Similar: 'Databases' (sg-0000abcd" in missing_groups(["sg-0000abce"], [REGION], None, GROUPS)
+
+
+def test_nothing_similar_is_not_mentioned() -> None:
+    assert missing_groups(["zzz"], [REGION], None, GROUPS) == "security_groups: 'zzz' does not exist in eu-west-1."
+
+
+def test_enough_instances_are_no_shortfall() -> None:
+    assert shortfall(query(), {"webheads": [1]}, {"webheads": []}) is None
+    assert shortfall(query(minimum_instances=0), {"webheads": []}, {"webheads": []}) is None
+
+
+def test_a_shortfall_says_how_many_and_why() -> None:
+    message = shortfall(
+        query("webheads", "ssh", "db", minimum_instances=2),
+        {"webheads": [1], "ssh": [], "db": [1, 2]},
+        {"webheads": [{"instance_id": "i-00000002", "reason": "it matches exclude_filters"}], "ssh": [], "db": []},
+    )
+    assert message == (
+        "Too few usable instances: 'webheads' has 1, minimum_instances is 2 (1 excluded: i-00000002: it matches exclude_filters). "
+        "'ssh' has 0, minimum_instances is 2 (it exists, but no instance in state running that fits the other options carries it)."
+    )
+
+
+def test_the_reasons_for_ten_thousand_instances_are_cut_and_counted() -> None:
+    reasons = [{"instance_id": f"i-{number:08x}", "reason": "it matches exclude_filters"} for number in range(10000)]
+    message = shortfall(query(), {"webheads": []}, {"webheads": reasons})
+    assert message is not None
+    assert "10000 excluded" in message and "and 9990 more" in message and len(message) < 1000
+
+
+@given(st.text() | st.binary() | st.none())
+def test_a_shown_value_is_one_short_line(value: object) -> None:
+    assert len(shown(value)) <= 100 and len(shown(value).splitlines()) == 1
