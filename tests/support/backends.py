@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Instances that answer HTTP: one small server for each loopback address, that says which one it is.
 
-In a test: `with Backends(["127.0.10.1", "127.0.10.2"], port=8080) as backends:`. By hand: `python tests/support/backends.py --port 8080 127.0.10.1 127.0.10.2`.
+In a test: `with Backends("127.0.10.1", "127.0.10.2") as web:`. By hand: `python tests/support/backends.py --port 8080 127.0.10.1 127.0.10.2`.
 
-Every answer has the address as its body and in the header X-Backend. Connections are kept alive, as real clients and servers do.
+Every answer has the address as its body and in the header X-Instance. Connections are kept alive, as real clients and servers do.
     /health          200, or 503 after `unhealthy(address)`
     /slow?ms=500     answers after that time
     /status?code=404 answers with that status
@@ -19,7 +19,6 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from urllib.parse import parse_qs, urlsplit
@@ -48,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Backend", self.server.address)
+        self.send_header("X-Instance", self.server.address)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -90,19 +89,19 @@ class _Server(ThreadingHTTPServer):
 class Backends:
     """Servers on loopback addresses, all with one port. Port 0 takes a free one, which `port` then names."""
 
-    def __init__(self, addresses: Iterable[str] = (), port: int = 0) -> None:
+    def __init__(self, *addresses: str, port: int = 0) -> None:
         self.port = port
         self._servers: dict[str, _Server] = {}
         for address in addresses:
-            self.start(address)
+            self.add(address)
 
-    def start(self, address: str) -> None:
+    def add(self, address: str) -> None:
         server = _Server(address, self.port)
         self.port = server.server_port
         self._servers[address] = server
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name=f"backend {address}", daemon=True).start()
 
-    def stop(self, address: str) -> None:
+    def remove(self, address: str) -> None:
         """No new connections; one that is open is served until its client goes."""
         server = self._servers.pop(address)
         server.shutdown()
@@ -120,15 +119,15 @@ class Backends:
         """How many requests each server has had so far, health checks not counted."""
         return Counter({address: server.requests for address, server in self._servers.items()})
 
-    def close(self) -> None:
+    def stop(self) -> None:
         for address in self.addresses:
-            self.stop(address)
+            self.remove(address)
 
     def __enter__(self) -> Backends:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        self.stop()
 
 
 def main() -> None:
@@ -136,7 +135,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("addresses", nargs="+", metavar="ADDRESS", help="in 127.0.0.0/8")
     arguments = parser.parse_args()
-    with Backends(arguments.addresses, arguments.port) as backends:
+    with Backends(*arguments.addresses, port=arguments.port) as backends:
         for address in backends.addresses:
             print(f"http://{address}:{backends.port}/", flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
