@@ -12,6 +12,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any, Mapping, NamedTuple
@@ -118,7 +119,7 @@ class Balancer:
         extra = self.folder / "variables.json"
         extra.write_text(json.dumps(dict(variables)))
         command = [
-            ansible or "ansible-playbook",
+            ansible or str(Path(sys.executable).with_name("ansible-playbook")),
             "-i",
             "localhost,",
             "-c",

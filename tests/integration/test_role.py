@@ -1,0 +1,533 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""The role from end to end: an EC2 endpoint that the test controls, a real HAProxy, real requests."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backends import Backends
+from balancer import ROOT, Balancer, Run
+from ec2_endpoint import Answer, Ec2Endpoint, error, instance, interface, security_group
+from haproxy_binaries import binaries
+
+NEWEST = list(binaries().items())[-1:]
+
+
+def instance_id(number: int) -> str:
+    return f"i-{number:017x}"
+
+
+def address(number: int) -> str:
+    return f"127.0.3.{number}"
+
+
+def one(number: int, **more: Any) -> str:
+    """The instance with this number, in the group webheads; launched in the order of the numbers."""
+    return instance(
+        instance_id(number),
+        interface(address=address(number)),
+        launched=f"2026-01-31T06:{number // 60:02d}:{number % 60:02d}.000Z",
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Backends]:
+    with Backends(*(address(number) for number in range(1, 9))) as made:
+        yield made
+
+
+@pytest.fixture
+def aws() -> Iterator[Ec2Endpoint]:
+    with Ec2Endpoint() as made:
+        made.groups["eu-west-1"] = [security_group("sg-00000001", "webheads")]
+        yield made
+
+
+class Stage:
+    """A balancer, its instances and its EC2, and the role's variables."""
+
+    def __init__(self, folder: Path, binary: str, web: Backends, aws: Ec2Endpoint) -> None:
+        self.balancer = Balancer(folder, binary, aws.environment)
+        self.aws = aws
+        self.variables = self.balancer.variables(web.port)
+
+    def members(self, *numbers: int) -> None:
+        self.aws.regions["eu-west-1"] = [[one(number) for number in numbers]]
+
+    def run(self, *arguments: str, **more: Any) -> Run:
+        return self.balancer.run({**self.variables, **more}, *arguments)
+
+    def apply(self, *numbers: int, **more: Any) -> Run:
+        """A run that must succeed, with these members."""
+        self.members(*numbers)
+        done = self.run(**more)
+        assert done.status == 0, done.output
+        return done
+
+    def serves(self, *numbers: int) -> bool:
+        return self.balancer.reached() == {address(number) for number in numbers}
+
+    def untouched(self) -> Callable[[], bool]:
+        """A check that file, process and traffic are as they are now."""
+        balancer = self.balancer
+        before = (balancer.config.read_bytes(), balancer.worker(), balancer.reached(), sorted(os.listdir(balancer.folder)))
+
+        def same() -> bool:
+            now = (balancer.config.read_bytes(), balancer.worker(), balancer.reached())
+            # variables.json is the test's own.
+            return (*now, sorted(os.listdir(balancer.folder))) == before
+
+        return same
+
+
+@pytest.fixture
+def stage(tmp_path: Path, web: Backends, aws: Ec2Endpoint) -> Iterator[Stage]:
+    made = Stage(tmp_path, NEWEST[0][1], web, aws)
+    yield made
+    made.balancer.stop()
+
+
+@pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
+def stage_of_each_version(
+    request: pytest.FixtureRequest, tmp_path: Path, web: Backends, aws: Ec2Endpoint
+) -> Iterator[Stage]:
+    made = Stage(tmp_path, request.param[1], web, aws)
+    yield made
+    made.balancer.stop()
+
+
+# The main job.
+
+
+def test_instances_come_and_go_and_nothing_happens_in_between(stage_of_each_version: Stage) -> None:
+    stage = stage_of_each_version
+    balancer = stage.balancer
+    assert stage.apply(1, 2, 3).recap["changed"] > 0
+    assert stage.serves(1, 2, 3)
+    assert list(balancer.servers()) == [instance_id(1), instance_id(2), instance_id(3)]
+    assert balancer.config.stat().st_mode & 0o7777 == 0o640
+
+    worker, written = balancer.worker(), balancer.config.stat().st_mtime_ns
+    stage.aws.requests.clear()
+    again = stage.apply(3, 2, 1)
+    assert again.recap["changed"] == 0
+    assert (balancer.worker(), balancer.config.stat().st_mtime_ns, balancer.reloads()) == (worker, written, 0)
+    assert [request.operation for request in stage.aws.requests] == ["DescribeInstances"]
+
+    changed = stage.apply(2, 3, 4, 5)
+    assert "webheads: 4 servers +2 -1; by reload" in changed.text
+    assert balancer.reloads() == 1
+    assert stage.serves(2, 3, 4, 5)
+    assert stage.apply(2, 3, 4, 5).recap["changed"] == 0
+
+
+def test_check_mode_says_what_would_be_and_touches_nothing(stage: Stage) -> None:
+    stage.members(1, 2)
+    fresh = stage.run("--check", "--diff")
+    assert fresh.status == 0, fresh.output
+    assert f"+ server {instance_id(1)} {address(1)}" in fresh.text
+    assert "would be brought to it by start" in fresh.text
+    assert os.listdir(stage.balancer.folder) == ["variables.json"]
+
+    stage.apply(1, 2)
+    same = stage.untouched()
+    stage.members(2, 3)
+    done = stage.run("--check", "--diff")
+    assert done.status == 0, done.output
+    assert f"- server {instance_id(1)} {address(1)}" in done.text
+    assert "would be brought to it by reload" in done.text
+    assert same()
+    assert stage.balancer.reloads() == 0
+
+
+def test_a_run_that_died_between_write_and_reload_is_finished_by_the_next(stage: Stage) -> None:
+    stage.apply(1, 2)
+    # What such a run leaves: the new text on disk, the old one in the process.
+    text = stage.balancer.config.read_text()
+    stage.balancer.config.write_text(text.replace(address(2), address(3)).replace(instance_id(2), instance_id(3)))
+    done = stage.apply(1, 3)
+    assert "by reload" in done.text
+    assert stage.serves(1, 3)
+    assert stage.balancer.reloads() == 1
+    assert stage.apply(1, 3).recap["changed"] == 0
+
+
+def test_a_haproxy_that_was_stopped_is_started_unless_it_is_not_to_be(stage: Stage) -> None:
+    stage.apply(1, 2)
+    stage.balancer.stop()
+    left = stage.apply(1, 2, haproxy_autoscale_start=False)
+    assert left.recap["changed"] == 0
+    assert stage.apply(1, 2).recap["changed"] > 0
+    assert stage.serves(1, 2)
+
+
+def test_a_mode_that_was_changed_is_set_again_without_a_reload(stage: Stage) -> None:
+    stage.apply(1, 2)
+    stage.balancer.config.chmod(0o666)
+    assert stage.apply(1, 2).recap["changed"] == 1
+    assert stage.balancer.config.stat().st_mode & 0o7777 == 0o640
+    assert stage.balancer.reloads() == 0
+
+
+def test_a_file_that_the_role_did_not_make_is_kept_beside_the_new_one(stage: Stage, web: Backends) -> None:
+    foreign = stage.balancer.text(f"old1 {address(1)}:{web.port}", f"old2 {address(2)}:{web.port}")
+    stage.balancer.start(foreign)
+    stage.apply(1, 2, haproxy_autoscale_maximum_removed_percent=100)
+    kept = [path for path in stage.balancer.folder.iterdir() if path.name.startswith("haproxy.cfg.")]
+    assert [path.read_text() for path in kept] == [foreign]
+    # Our own are in the state folder: no heap of copies grows with the changes.
+    stage.apply(2, 3)
+    assert [path for path in stage.balancer.folder.iterdir() if path.name.startswith("haproxy.cfg.")] == kept
+
+
+# The guard.
+
+
+def test_an_empty_group_leaves_the_file_untouched(stage: Stage) -> None:
+    stage.apply(1, 2)
+    same = stage.untouched()
+    stage.members()
+    done = stage.run()
+    assert done.status != 0
+    assert "'webheads' has 0" in done.text
+    assert same()
+
+
+@pytest.mark.parametrize("minimum", [2, 3])
+def test_a_group_below_the_minimum_is_refused_with_the_counts(stage: Stage, minimum: int) -> None:
+    stage.apply(1, 2, 3)
+    same = stage.untouched()
+    stage.members(*range(1, minimum))
+    done = stage.run(haproxy_autoscale_minimum_instances=minimum)
+    assert done.status != 0
+    assert f"'webheads' has {minimum - 1}, minimum_instances is {minimum}" in done.text
+    assert same()
+
+
+def test_a_shrink_past_the_limit_is_refused_and_names_what_allows_it(stage: Stage) -> None:
+    stage.apply(1, 2, 3, 4)
+    same = stage.untouched()
+    stage.members(4)
+    for arguments in ([], ["--check"]):
+        done = stage.run(*arguments)
+        assert done.status != 0
+        assert "backend webheads would lose 3 of its 4 servers (75 percent, 50 allowed)" in done.text
+        assert "counted against the running process" in done.text
+        assert "haproxy_autoscale_maximum_removed_percent" in done.text
+        assert same()
+    stage.apply(4, haproxy_autoscale_maximum_removed_percent=75)
+    assert stage.serves(4)
+
+
+def test_a_stopped_haproxy_is_counted_by_its_last_good_file(stage: Stage) -> None:
+    stage.apply(1, 2, 3, 4)
+    stage.balancer.stop()
+    stage.balancer.config.unlink()
+    stage.members(4)
+    done = stage.run()
+    assert done.status != 0
+    assert "would lose 3 of its 4 servers" in done.text
+    assert "haproxy.last-good.cfg" in done.text
+    assert not stage.balancer.config.exists()
+
+
+def test_a_balancer_that_is_taken_over_is_counted_by_the_file_on_disk(stage: Stage, web: Backends) -> None:
+    lines = [f"web{number} {address(number)}:{web.port}" for number in (1, 2, 3, 4)]
+    text = stage.balancer.text(*lines).replace("backend web\n", "backend webheads\n")
+    stage.balancer.config.write_text(text.replace("default_backend web\n", "default_backend webheads\n"))
+    stage.members(4)
+    done = stage.run()
+    assert done.status != 0
+    assert "would lose 3 of its 4 servers" in done.text
+    assert stage.balancer.config.read_text().count("server web") == 4
+    # The same instances under other names are no loss.
+    stage.apply(1, 2, 3, 4)
+    assert stage.serves(1, 2, 3, 4)
+
+
+def test_a_text_that_haproxy_does_not_accept_is_refused_with_its_words(stage: Stage) -> None:
+    stage.apply(1, 2)
+    same = stage.untouched()
+    stage.members(1, 2, 3)
+    done = stage.run(haproxy_autoscale_defaults_lines=["timeout klient 1s"])
+    assert done.status != 0
+    assert "unknown keyword" in done.text or "'klient'" in done.text
+    assert "are untouched" in done.text
+    assert same()
+
+
+# Faults of the API.
+
+FAULTS: dict[str, Callable[[Ec2Endpoint], None]] = {
+    "forbidden": lambda aws: aws.fault("DescribeInstances", error(403, "UnauthorizedOperation")),
+    "throttled": lambda aws: aws.fault("DescribeInstances", error(503, "RequestLimitExceeded")),
+    "broken": lambda aws: aws.fault("DescribeInstances", error(500, "InternalError")),
+    "truncated": lambda aws: aws.fault("DescribeInstances", Answer(200, "<DescribeInstancesResponse><reservationSet>")),
+    "cut": lambda aws: aws.fault("DescribeInstances", Answer(200, "<x>" * 1000, cut_after=100)),
+    "slow": lambda aws: aws.fault("DescribeInstances", Answer(200, "", delay=4)),
+    "not ec2": lambda aws: aws.fault("DescribeInstances", Answer(200, "<html>proxy login</html>")),
+    "last page": lambda aws: (
+        aws.regions.update({"eu-west-1": [[one(1)], [one(2)], [one(3)]]}),
+        aws.fault("DescribeInstances", error(500, "InternalError"), page=2),
+    ),
+    "group does not exist": lambda aws: (
+        aws.regions.update({"eu-west-1": [[]]}),
+        aws.groups.update({"eu-west-1": [security_group("sg-00000002", "webhead")]}),
+    ),
+    "gone": lambda aws: aws.stop(),
+}
+
+
+@pytest.mark.parametrize("fault", list(FAULTS), ids=str)
+def test_a_fault_of_the_api_harms_neither_file_nor_process_nor_traffic(stage: Stage, fault: str) -> None:
+    stage.apply(1, 2, 3)
+    same = stage.untouched()
+    stage.members(1, 2, 3, 4)
+    FAULTS[fault](stage.aws)
+    done = stage.run()
+    assert done.status != 0
+    assert done.recap["failed"] == 1
+    assert done.recap["changed"] == 0
+    assert "eu-west-1" in done.text
+    assert same()
+
+
+def test_one_of_two_regions_failing_fails_the_run(stage: Stage) -> None:
+    stage.apply(1, 2, 3)
+    same = stage.untouched()
+    stage.aws.fault("DescribeInstances", error(500, "InternalError"), region="eu-central-1")
+    done = stage.run(haproxy_autoscale_regions=["eu-west-1", "eu-central-1"])
+    assert done.status != 0
+    assert all(word in done.text for word in ("InternalError", "DescribeInstances", "eu-central-1"))
+    assert same()
+
+
+# Wrong options.
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("security_groups", [], "haproxy_autoscale_security_groups"),
+        ("security_groups", ["sg-xyz"], "sg-xyz"),
+        ("services", [{"name": "a b", "security_groups": ["webheads"]}], "haproxy_autoscale_services"),
+        ("services", [{"name": "web"}], "security_groups"),
+        ("services", [{"name": "a", "security_groups": ["w"]}] * 2, "different names"),
+        ("services", [{"name": "a", "security_groups": ["w"], "mode": "udp"}], "udp"),
+        ("services", [{"name": "a", "security_groups": ["w"], "prot": 80}], "prot"),
+        ("services", [{"name": "a", "security_groups": ["w"], "port": "http"}], "port"),
+        ("services", [{"name": "a", "security_groups": ["w"], "port": 70000}], "haproxy_autoscale_services"),
+        ("services", [{"name": "a", "security_groups": [], "port": 80}], "haproxy_autoscale_services"),
+        ("services", [{"name": "a", "security_groups": ["w"], "bind": []}], "haproxy_autoscale_services"),
+        ("maximum_removed_percent", 101, "haproxy_autoscale_maximum_removed_percent must be 0 to 100, and is '101'"),
+        ("maximum_removed_percent", -1, "haproxy_autoscale_maximum_removed_percent"),
+        ("maximum_removed_percent", "half", "haproxy_autoscale_maximum_removed_percent"),
+        ("minimum_instances", -1, "haproxy_autoscale_minimum_instances"),
+        ("min_age", -1, "min_age"),
+        ("reload_timeout", 0, "haproxy_autoscale_reload_timeout"),
+        ("reload_method", "restart", "haproxy_autoscale_reload_method"),
+        ("address", "public", "haproxy_autoscale_address"),
+        ("states", ["alive"], "haproxy_autoscale_states"),
+        ("regions", ["Ireland"], "Ireland"),
+        ("name", "../evil", "haproxy_autoscale_name"),
+        ("config_path", "haproxy.cfg", "haproxy_autoscale_config_path"),
+        ("config_mode", "rw", "haproxy_autoscale_config_mode"),
+        ("state_dir", "state", "haproxy_autoscale_state_dir"),
+        ("hard_stop_after", "soon", "haproxy_autoscale_hard_stop_after"),
+        ("timeout_client", "0", "haproxy_autoscale_timeout_client"),
+        ("maxconn", -5, "haproxy_autoscale_maxconn"),
+        ("template", "no-such.cfg.j2", "haproxy_autoscale_template"),
+        ("binary", "/no/such/haproxy", "/no/such/haproxy"),
+        ("endpoint_url", "ftp://example", "ftp://example"),
+    ],
+    ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
+)
+def test_a_wrong_option_is_named_before_anything_is_touched(stage: Stage, option: str, value: Any, said: str) -> None:
+    stage.members(1)
+    stage.variables.pop("haproxy_autoscale_services")
+    done = stage.run(**{f"haproxy_autoscale_{option}": value})
+    assert done.status != 0, done.output
+    assert said in done.text
+    assert os.listdir(stage.balancer.folder) == ["variables.json"]
+
+
+# Templates.
+
+
+def template(stage: Stage, name: str, text: str) -> Path:
+    """A playbook of the user's own with a template beside it."""
+    folder = stage.balancer.folder / "project"
+    (folder / "templates").mkdir(parents=True)
+    (folder / "templates" / name).write_text(text)
+    (folder / "roles").symlink_to(ROOT / "roles")
+    playbook = folder / "site.yml"
+    playbook.write_text("- hosts: localhost\n  gather_facts: false\n  roles: [haproxy_autoscale]\n")
+    return playbook
+
+
+# What the old script's template looks like after the move: Mako's "% for" becomes "{% for %}", "${ }" becomes "{{ }}".
+OWN = """global
+    stats socket {{ haproxy_autoscale_stats_socket }} level admin
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+frontend www
+    bind {{ haproxy_autoscale_services[0].bind[0] }}
+    default_backend servers
+backend servers
+{% for instance in instances['webheads'] %}
+    server {{ instance.name | default(instance.instance_id, true) }} {{ instance.address }}:{{ haproxy_autoscale_services[0].port }}
+{% endfor %}
+"""
+
+
+def test_a_template_of_the_users_own_beside_the_playbook_wins_over_ours_of_the_same_name(stage: Stage) -> None:
+    stage.members(1, 2)
+    playbook = template(stage, "haproxy.cfg.j2", OWN)
+    done = stage.balancer.run(
+        {**stage.variables, "haproxy_autoscale_template": "haproxy.cfg.j2"}, playbook=playbook
+    )
+    assert done.status == 0, done.output
+    assert "backend servers" in stage.balancer.config.read_text()
+    assert stage.serves(1, 2)
+
+
+def test_a_mistake_in_a_template_is_shown_and_nothing_is_touched(stage: Stage) -> None:
+    stage.apply(1, 2)
+    same = stage.untouched()
+    path = stage.balancer.folder / "state" / "mistake.j2"
+    path.write_text("global\n{{ no_such_variable.at_all }}\n")
+    done = stage.run(haproxy_autoscale_template=str(path))
+    assert done.status != 0
+    assert "no_such_variable" in done.text
+    path.unlink()
+    assert same()
+
+
+def test_what_was_judged_is_what_is_written_even_when_the_template_never_says_the_same_twice(stage: Stage) -> None:
+    stage.members(1, 2)
+    restless = "# {{ 1000000000 | random }}\n" + OWN
+    playbook = template(stage, "restless.j2", restless)
+    done = stage.balancer.run({**stage.variables, "haproxy_autoscale_template": "restless.j2"}, playbook=playbook)
+    assert done.status == 0, done.output
+    assert stage.serves(1, 2)
+
+
+def test_one_line_of_variables_is_enough(stage: Stage) -> None:
+    stage.members(1, 2)
+    stage.variables.pop("haproxy_autoscale_services")
+    # Port 80 is not ours to take here, so HAProxy is not started; the file is what counts.
+    done = stage.run(haproxy_autoscale_start=False)
+    assert done.status == 0, done.output
+    text = " ".join(stage.balancer.config.read_text().split())
+    assert "frontend webheads bind *:80 mode http default_backend webheads" in text
+    assert f"server {instance_id(1)} {address(1)}:80 check server {instance_id(2)} {address(2)}:80 check" in text
+
+
+def test_several_groups_are_several_backends_with_their_own_settings(stage: Stage, web: Backends) -> None:
+    stage.aws.groups["eu-west-1"].append(security_group("sg-00000002", "apis"))
+    stage.aws.regions["eu-west-1"] = [
+        [
+            one(1),
+            instance(instance_id(7), interface(groups=[("sg-00000002", "apis")], address=address(7))),
+            instance(
+                instance_id(8),
+                interface(groups=[("sg-00000001", "webheads"), ("sg-00000002", "apis")], address=address(8)),
+            ),
+        ]
+    ]
+    services = [
+        {
+            "name": "site",
+            "security_groups": ["webheads", "apis"],
+            "bind": [f"127.0.0.1:{stage.balancer.port}"],
+            "port": web.port,
+            "balance": "leastconn",
+            "check_path": "/health",
+            "frontend_lines": ["http-request set-header X-Site yes"],
+            "backend_lines": ["default-server inter 1s"],
+            "server_options": "weight 10",
+        },
+        {
+            "name": "api",
+            "frontend": "api-in",
+            "security_groups": ["apis"],
+            "bind": ["127.0.0.1:0"],
+            "mode": "tcp",
+            "port": 9000,
+            "check": False,
+        },
+    ]
+    done = stage.run(
+        haproxy_autoscale_services=services,
+        haproxy_autoscale_start=False,
+        haproxy_autoscale_global_lines=["nbthread 1"],
+        haproxy_autoscale_defaults_lines=["timeout queue 1s"],
+        haproxy_autoscale_extra_lines=["backend more", "    server fixed 127.0.0.1:1"],
+        haproxy_autoscale_stats_bind="127.0.0.1:0",
+        haproxy_autoscale_stats_password="marker-of-a-password",
+    )
+    assert done.status == 0, done.output
+    text = " ".join(stage.balancer.config.read_text().split())
+    assert (
+        "backend site mode http balance leastconn option httpchk GET /health default-server inter 1s "
+        + " ".join(
+            f"server {instance_id(number)} {address(number)}:{web.port} check weight 10" for number in (1, 7, 8)
+        )
+        + " frontend api-in bind 127.0.0.1:0 mode tcp default_backend api backend api mode tcp balance roundrobin "
+        + " ".join(f"server {instance_id(number)} {address(number)}:9000" for number in (7, 8))
+        + " backend more server fixed 127.0.0.1:1"
+    ) in text
+    assert "http-request set-header X-Site yes" in text
+    assert "stats auth admin:marker-of-a-password" in text
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "templates").glob("*.j2")))
+def test_every_template_of_ours_gives_what_haproxy_accepts(stage: Stage, name: str) -> None:
+    stage.members(1, 2)
+    done = stage.run(haproxy_autoscale_template=name, haproxy_autoscale_start=False)
+    assert done.status == 0, done.output
+    text = stage.balancer.config.read_text()
+    assert all(f"server {instance_id(number)} {address(number)}:" in text for number in (1, 2))
+
+
+# Secrets.
+
+
+def test_no_secret_is_shown_or_left_behind(stage: Stage) -> None:
+    markers = {
+        "haproxy_autoscale_access_key": "MARKERACCESSKEY",
+        "haproxy_autoscale_secret_key": "marker-secret-key",
+        "haproxy_autoscale_session_token": "marker-session-token",
+        "haproxy_autoscale_stats_password": "marker-stats-password",
+    }
+    stage.members(1, 2)
+    done = stage.run("-vvv", "--diff", **markers, haproxy_autoscale_stats_bind="127.0.0.1:0")
+    assert done.status == 0, done.output
+    for option, marker in markers.items():
+        assert marker not in done.output, option
+    (stage.balancer.folder / "variables.json").unlink()
+    for path in (path for path in stage.balancer.folder.rglob("*") if path.is_file()):
+        content = path.read_text(errors="replace")
+        # The statistics page's password has its place in the file, and nobody else may read that.
+        if "marker-stats-password" in content:
+            assert path.stat().st_mode & 0o007 == 0, path
+        assert not re.search("MARKERACCESSKEY|marker-secret-key|marker-session-token", content), path
+
+
+def test_a_run_reads_well(stage: Stage) -> None:
+    stage.members(1, 2)
+    assert sum("WARNING" in line for line in stage.apply(1, 2).output.splitlines()) == 0
+    quiet = stage.apply(1, 2).output
+    assert quiet.count("changed:") == 0
+    assert len(quiet.splitlines()) < 50
