@@ -20,7 +20,7 @@ haproxy: setup ## Further HAProxy versions for the tests, in .cache/haproxy
 
 demo: ## The product at work on this machine, without AWS. KEEP=1 leaves it running
 	@tests/setup.sh demo
-	@$(bin)/ansible-playbook playbooks/demo.yml --extra-vars '{"keep": $(if $(filter 1 yes true,$(KEEP)),true,false)}'
+	@$(bin)/python tests/demo/demo.py $(if $(filter 1 yes true,$(KEEP)),--keep)
 
 test: setup ## All tests: unit, integration, packaging and molecule
 	@$(pytest) tests/unit tests/integration
