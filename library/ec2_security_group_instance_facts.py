@@ -207,7 +207,7 @@ ansible_facts:
               type: str
               sample: i-0123456789abcdef0
             name:
-              description: The tag C(Name), as it is; V(null) when there is none or it is empty.
+              description: The tag C(Name) with every run of characters that HAProxy does not take in a name as one C(_); V(null) when there is none or it is empty.
               returned: success
               type: str
               sample: web-1
@@ -262,7 +262,7 @@ ansible_facts:
               type: str
               sample: '2026-01-31T06:00:00Z'
             tags:
-              description: Tags as they are, key to value. Whoever can tag an instance wrote them; check before use.
+              description: Tags, key to value, with a space for each control character. Whoever can tag an instance wrote them; check before use.
               returned: success
               type: dict
               sample: {Name: web-1, Environment: production}

@@ -45,6 +45,9 @@ _ENDPOINT = re.compile(r"https?://[^\s/@]+(/\S*)?")
 _ZONE = re.compile(r"[a-z0-9-]{1,64}")
 _LAUNCH_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 _DNS_NAME = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*")
+# What may not stand in the name of a server (HAProxy's Configuration Manual, 2.2), and what could begin a line of its own.
+_NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_.:-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _IPV6 = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
 # A failed module returns no facts, so its message carries the reasons; this many of them for a group, the rest as a count.
@@ -369,7 +372,8 @@ def _launch_time(instance: Mapping[str, Any]) -> datetime:
 def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], region: str, address: str) -> dict[str, Any]:
     launch_time = _launch_time(instance).strftime("%Y-%m-%dT%H:%M:%SZ")
     zone = _matching(_ZONE, (instance.get("Placement") or {}).get("AvailabilityZone"), "its availability zone")
-    tags = {str(tag.get("Key")): str(tag.get("Value") or "") for tag in instance.get("Tags") or []}
+    # Whoever may tag an instance may write here. A template can print a tag, so that none may bring a line of its own.
+    tags = {_CONTROL.sub(" ", str(tag.get("Key"))): _CONTROL.sub(" ", str(tag.get("Value") or "")) for tag in instance.get("Tags") or []}
     if not interfaces:
         raise _Unusable("it has no network interface")
     for interface in interfaces:
@@ -377,7 +381,7 @@ def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], 
         if addresses[ADDRESSES[address]]:
             return {
                 "instance_id": instance["InstanceId"],
-                "name": tags.get("Name") or None,
+                "name": _NOT_IN_A_NAME.sub("_", tags.get("Name", "")) or None,
                 "address": addresses[ADDRESSES[address]],
                 **addresses,
                 "availability_zone": zone,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backends import Backends
-from balancer import ROOT, Balancer, Run
+from balancer import ROOT, Balancer, Run, free_port
 from ec2_endpoint import Answer, Ec2Endpoint, error, instance, interface, security_group
 from haproxy_binaries import binaries
 
@@ -430,7 +431,7 @@ def test_one_line_of_variables_is_enough(stage: Stage) -> None:
     done = stage.run(haproxy_autoscale_start=False)
     assert done.status == 0, done.output
     text = " ".join(stage.balancer.config.read_text().split())
-    assert "frontend webheads bind *:80 mode http default_backend webheads" in text
+    assert "frontend webheads-in bind *:80 mode http default_backend webheads" in text
     assert f"server {instance_id(1)} {address(1)}:80 check server {instance_id(2)} {address(2)}:80 check" in text
 
 
@@ -438,6 +439,7 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
     stage.aws.groups["eu-west-1"].append(security_group("sg-00000002", "apis"))
     stage.aws.regions["eu-west-1"] = [
         [
+            # The youngest; two of the older ones are in the second group.
             one(1),
             instance(instance_id(7), interface(groups=[("sg-00000002", "apis")], address=address(7))),
             instance(
@@ -460,9 +462,9 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
         },
         {
             "name": "api",
-            "frontend": "api-in",
+            "frontend": "programs",
             "security_groups": ["apis"],
-            "bind": ["127.0.0.1:0"],
+            "bind": ["127.0.0.1:9001"],
             "mode": "tcp",
             "port": 9000,
             "check": False,
@@ -474,7 +476,7 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
         haproxy_autoscale_global_lines=["nbthread 1"],
         haproxy_autoscale_defaults_lines=["timeout queue 1s"],
         haproxy_autoscale_extra_lines=["backend more", "    server fixed 127.0.0.1:1"],
-        haproxy_autoscale_stats_bind="127.0.0.1:0",
+        haproxy_autoscale_stats_bind="127.0.0.1:9002",
         haproxy_autoscale_stats_password="marker-of-a-password",
     )
     assert done.status == 0, done.output
@@ -484,7 +486,7 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
         + " ".join(
             f"server {instance_id(number)} {address(number)}:{web.port} check weight 10" for number in (1, 7, 8)
         )
-        + " frontend api-in bind 127.0.0.1:0 mode tcp default_backend api backend api mode tcp balance roundrobin "
+        + " frontend programs bind 127.0.0.1:9001 mode tcp default_backend api backend api mode tcp balance roundrobin "
         + " ".join(f"server {instance_id(number)} {address(number)}:9000" for number in (7, 8))
         + " backend more server fixed 127.0.0.1:1"
     ) in text
@@ -493,10 +495,13 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "templates").glob("*.j2")))
-def test_every_template_of_ours_gives_what_haproxy_accepts(stage: Stage, name: str) -> None:
+def test_every_template_of_ours_gives_what_haproxy_accepts_without_a_warning(stage: Stage, name: str) -> None:
     stage.members(1, 2)
     done = stage.run(haproxy_autoscale_template=name, haproxy_autoscale_start=False)
     assert done.status == 0, done.output
+    for binary in binaries().values():
+        checked = subprocess.run([binary, "-c", "-f", stage.balancer.config], capture_output=True, text=True)
+        assert (checked.returncode, "WARNING" in checked.stdout + checked.stderr) == (0, False), checked
     text = stage.balancer.config.read_text()
     assert all(f"server {instance_id(number)} {address(number)}:" in text for number in (1, 2))
 
@@ -512,7 +517,7 @@ def test_no_secret_is_shown_or_left_behind(stage: Stage) -> None:
         "haproxy_autoscale_stats_password": "marker-stats-password",
     }
     stage.members(1, 2)
-    done = stage.run("-vvv", "--diff", **markers, haproxy_autoscale_stats_bind="127.0.0.1:0")
+    done = stage.run("-vvv", "--diff", **markers, haproxy_autoscale_stats_bind=f"127.0.0.1:{free_port()}")
     assert done.status == 0, done.output
     for option, marker in markers.items():
         assert marker not in done.output, option
