@@ -454,7 +454,8 @@ def tell(demo: Demo, keep: bool) -> None:
         say("  one more run (refused, as long as no instance runs), in another terminal:")
         # Not wrapped: it is there to be copied.
         print(f"    {' '.join(demo.command)}", flush=True)
-        while True:
+        # The end that was announced is no failure.
+        with suppress(StoppedError):
             signal.pause()
 
 
