@@ -207,7 +207,7 @@ ansible_facts:
               type: str
               sample: i-0123456789abcdef0
             name:
-              description: The tag C(Name) with every run of characters that HAProxy does not take in a name as one C(_); V(null) when there is none or it is empty.
+              description: The tag C(Name), every run of characters that HAProxy does not take in a name as one C(_); V(null) when there is none.
               returned: success
               type: str
               sample: web-1

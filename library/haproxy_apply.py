@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright (c) The haproxy-autoscale contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -178,12 +177,10 @@ def main() -> None:
     params = module.params
     if params["reload_timeout"] < 1:
         module.fail_json(msg=f"reload_timeout must be at least 1 second, and is {params['reload_timeout']}")
-    binary = find_binary(params["binary"])
-    if binary is None:
+    binary = find_binary(params["binary"]) or ""
+    if not binary:
         module.fail_json(msg=f"binary: no HAProxy program at {params['binary']}")
-    service_command = [] if params["reload_method"] in ("master_socket", "pid") else find_service_command(
-        params["service_name"], module.run_command
-    )
+    service_command = [] if params["reload_method"] in ("master_socket", "pid") else find_service_command(params["service_name"], module.run_command)
     plan = Plan(
         params["reload_method"],
         binary,

@@ -1,5 +1,4 @@
 #!/usr/bin/python
-# -*- coding: utf-8 -*-
 # Copyright (c) The haproxy-autoscale contributors
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -267,7 +266,8 @@ def main() -> None:
     )
 
     def run(words: list[str], data: bytes | None) -> tuple[int, str, str]:
-        return module.run_command(words, data=data, binary_data=True)
+        code, output, errors = module.run_command(words, data=data, binary_data=True)
+        return code, output, errors
 
     processes = {}
     for entry in module.params["candidates"]:

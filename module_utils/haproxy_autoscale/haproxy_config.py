@@ -218,9 +218,7 @@ def removed_servers(before: Iterable[Server], after: Iterable[Server]) -> list[S
     return [server for server in before if not _stays(server, names, places)]
 
 
-def refusals(
-    before: Mapping[str, Sequence[Server]], after: Mapping[str, Sequence[Server]], maximum_removed_percent: int
-) -> list[str]:
+def refusals(before: Mapping[str, Sequence[Server]], after: Mapping[str, Sequence[Server]], maximum_removed_percent: int) -> list[str]:
     """Why `after` must not replace `before`, a sentence for each backend; an empty list when it may.
 
     Counted backend by backend. Removing one server is always allowed, unless it is the last one and nothing takes
@@ -236,16 +234,11 @@ def refusals(
         if had and not wanted:
             found.append(f"backend {backend} would lose all of its {len(had)} servers")
         elif gone > 1 and gone * 100 > maximum_removed_percent * len(had):
-            found.append(
-                f"backend {backend} would lose {gone} of its {len(had)} servers"
-                f" ({gone * 100 // len(had)} percent, {maximum_removed_percent} allowed)"
-            )
+            found.append(f"backend {backend} would lose {gone} of its {len(had)} servers ({gone * 100 // len(had)} percent, {maximum_removed_percent} allowed)")
     return found
 
 
-def differences(
-    before: Mapping[str, Sequence[Server]], after: Mapping[str, Sequence[Server]], compare_options: bool
-) -> dict[str, Difference]:
+def differences(before: Mapping[str, Sequence[Server]], after: Mapping[str, Sequence[Server]], compare_options: bool) -> dict[str, Difference]:
     """The servers that come, go and change, by backend and by name; backends without a difference are left out.
 
     `compare_options` says whether `before` knows the words after the address: a file does, a process does not.
@@ -258,11 +251,7 @@ def differences(
             name
             for name, server in new.items()
             if name in old
-            and (
-                not _same_address(old[name], server)
-                or server.port != old[name].port
-                or (compare_options and server.options != old[name].options)
-            )
+            and (not _same_address(old[name], server) or server.port != old[name].port or (compare_options and server.options != old[name].options))
         ]
         difference = Difference(
             added=[name for name in new if name not in old],

@@ -89,11 +89,7 @@ def _find_statistics_socket(definition: Definition, pids: set[int], timeout: flo
 
     A path is not enough: the socket may be another process's.
     """
-    named = [
-        entry
-        for text in known_texts(definition)
-        for entry in haproxy_config.statistics_sockets(haproxy_config.parse(text))
-    ]
+    named = [entry for text in known_texts(definition) for entry in haproxy_config.statistics_sockets(haproxy_config.parse(text))]
     if definition.stats_socket:
         named = [entry for entry in named if entry[0] == definition.stats_socket] or [(definition.stats_socket, False)]
     problem = "the configuration has no `stats socket` with `level admin`"
@@ -190,9 +186,7 @@ def in_force(definition: Definition, running: Running | None, config_file: Confi
     return True, "the process started after the file was written, and has its servers"
 
 
-def servers_now(
-    definition: Definition, running: Running | None, config_file: ConfigFile | None
-) -> tuple[dict[str, list[haproxy_config.Server]], str]:
+def servers_now(definition: Definition, running: Running | None, config_file: ConfigFile | None) -> tuple[dict[str, list[haproxy_config.Server]], str]:
     """The servers that a shrink is counted against, and where they are from: what the process has; if HAProxy is
     stopped (or does not answer), the last good file; else the file on disk, so that taking over a balancer is no first
     run. Raises StateError when one of these files is there and cannot be read."""

@@ -39,9 +39,7 @@ def check(binary: str, text: str, run: RunWithInput) -> tuple[bool, list[str]]:
     return code == 0, said[:20]
 
 
-def report(
-    definition: Definition, candidate: Candidate | None, gather_servers: bool, run: RunWithInput
-) -> dict[str, Any]:
+def report(definition: Definition, candidate: Candidate | None, gather_servers: bool, run: RunWithInput) -> dict[str, Any]:
     """The facts of one process; see RETURN of haproxy_facts. Raises StateError when a file cannot be read."""
     binary = haproxy_process.find_binary(definition.binary)
     version = haproxy_process.parse_version(run([binary, "-v"], None)[1]) if binary else ""
@@ -58,8 +56,7 @@ def report(
         facts.update(_process_facts(running))
         if gather_servers and running.servers is not None:
             facts["servers"] = {
-                backend: [{"name": one.name, "address": one.address, "port": one.port} for one in servers]
-                for backend, servers in running.servers.items()
+                backend: [{"name": one.name, "address": one.address, "port": one.port} for one in servers] for backend, servers in running.servers.items()
             }
     if candidate is not None:
         if binary is None:
@@ -70,9 +67,7 @@ def report(
     return facts
 
 
-def _config_facts(
-    definition: Definition, config_file: ConfigFile | None, in_force: bool, reason: str
-) -> dict[str, Any]:
+def _config_facts(definition: Definition, config_file: ConfigFile | None, in_force: bool, reason: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "path": definition.config_path,
         "exists": config_file is not None,

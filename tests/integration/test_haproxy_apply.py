@@ -86,9 +86,7 @@ def is_in_force(balancer: Balancer) -> tuple[bool, str]:
 
 
 @pytest.mark.parametrize("method", ["auto", "master_socket", "pid"])
-def test_a_haproxy_that_does_not_run_is_started_and_the_next_run_does_nothing(
-    balancer: Balancer, web: Backends, method: str
-) -> None:
+def test_a_haproxy_that_does_not_run_is_started_and_the_next_run_does_nothing(balancer: Balancer, web: Backends, method: str) -> None:
     balancer.config.write_text(balancer.text(*servers(web, 1, 2)))
     result = do(balancer, method)
     assert (result["changed"], result["applied_by"]) == (True, "start")
@@ -99,9 +97,7 @@ def test_a_haproxy_that_does_not_run_is_started_and_the_next_run_does_nothing(
     assert balancer.worker() == worker
 
 
-def test_a_haproxy_that_does_not_run_stays_stopped_when_it_is_not_to_be_started(
-    balancer: Balancer, web: Backends
-) -> None:
+def test_a_haproxy_that_does_not_run_stays_stopped_when_it_is_not_to_be_started(balancer: Balancer, web: Backends) -> None:
     balancer.config.write_text(balancer.text(*servers(web, 1)))
     assert do(balancer, start=False)["applied_by"] == "none"
     assert observe(definition(balancer), 5) is None
@@ -126,9 +122,7 @@ def test_a_changed_file_is_reloaded_once_and_proven(balancer: Balancer, web: Bac
         assert "weaker" in result["proof"]
 
 
-def test_a_master_without_a_socket_is_reloaded_by_signal_with_the_weaker_proof(
-    balancer: Balancer, web: Backends
-) -> None:
+def test_a_master_without_a_socket_is_reloaded_by_signal_with_the_weaker_proof(balancer: Balancer, web: Backends) -> None:
     balancer.config.write_text(balancer.text(*servers(web, 1)))
     subprocess.run(
         [balancer.binary, "-W", "-D", "-f", str(balancer.config), "-p", str(balancer.pid_file)],
@@ -172,9 +166,7 @@ UNBINDABLE = "192.0.2.1:80"
 
 
 @pytest.mark.parametrize("master", [True, False], ids=["master", "no master"])
-def test_a_reload_that_fails_leaves_the_old_process_and_the_last_good_file(
-    balancer: Balancer, web: Backends, master: bool
-) -> None:
+def test_a_reload_that_fails_leaves_the_old_process_and_the_last_good_file(balancer: Balancer, web: Backends, master: bool) -> None:
     balancer.config.write_text(balancer.text(*servers(web, 1)))
     do(balancer, "master_socket" if master else "pid")
     good = balancer.config.read_bytes()
@@ -248,7 +240,7 @@ def test_a_run_waits_for_another_ones_lock_and_then_leaves(balancer: Balancer, w
     worker = balancer.worker()
     balancer.config.write_text(balancer.text(*servers(web, 2)))
     balancer.state.mkdir()
-    with open(balancer.state / "haproxy.lock", "w") as held:
+    with (balancer.state / "haproxy.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StateError, match="another run"):
             do(balancer, timeout=1)
@@ -287,9 +279,7 @@ def test_a_file_that_was_changed_by_hand_and_never_loaded_is_not_in_force(balanc
     assert is_in_force(balancer) == (False, "the file is not the one that was last applied to this process")
 
 
-def test_a_balancer_that_is_taken_over_is_in_force_only_with_the_files_servers(
-    balancer: Balancer, web: Backends
-) -> None:
+def test_a_balancer_that_is_taken_over_is_in_force_only_with_the_files_servers(balancer: Balancer, web: Backends) -> None:
     balancer.start(balancer.text(*servers(web, 1)))
     assert is_in_force(balancer)[0]
     # An old time on a file that the process never read, as cp -p and tar leave it.

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -37,6 +36,10 @@ def one(number: int, **more: Any) -> str:
         launched=f"2026-01-31T06:{number // 60:02d}:{number % 60:02d}.000Z",
         **more,
     )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +82,12 @@ class Stage:
     def untouched(self) -> Callable[[], bool]:
         """A check that file, process and traffic are as they are now."""
         balancer = self.balancer
-        before = (balancer.config.read_bytes(), balancer.worker(), balancer.reached(), sorted(os.listdir(balancer.folder)))
+        before = (balancer.config.read_bytes(), balancer.worker(), balancer.reached(), names(balancer.folder))
 
         def same() -> bool:
             now = (balancer.config.read_bytes(), balancer.worker(), balancer.reached())
             # variables.json is the test's own.
-            return (*now, sorted(os.listdir(balancer.folder))) == before
+            return (*now, names(balancer.folder)) == before
 
         return same
 
@@ -97,9 +100,7 @@ def stage(tmp_path: Path, web: Backends, aws: Ec2Endpoint) -> Iterator[Stage]:
 
 
 @pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
-def stage_of_each_version(
-    request: pytest.FixtureRequest, tmp_path: Path, web: Backends, aws: Ec2Endpoint
-) -> Iterator[Stage]:
+def stage_of_each_version(request: pytest.FixtureRequest, tmp_path: Path, web: Backends, aws: Ec2Endpoint) -> Iterator[Stage]:
     made = Stage(tmp_path, request.param[1], web, aws)
     yield made
     made.balancer.stop()
@@ -136,7 +137,7 @@ def test_check_mode_says_what_would_be_and_touches_nothing(stage: Stage) -> None
     assert fresh.status == 0, fresh.output
     assert f"+ server {instance_id(1)} {address(1)}" in fresh.text
     assert "would be brought to it by start" in fresh.text
-    assert os.listdir(stage.balancer.folder) == ["variables.json"]
+    assert names(stage.balancer.folder) == ["variables.json"]
 
     stage.apply(1, 2)
     same = stage.untouched()
@@ -357,7 +358,7 @@ def test_a_wrong_option_is_named_before_anything_is_touched(stage: Stage, option
     done = stage.run(**{f"haproxy_autoscale_{option}": value})
     assert done.status != 0, done.output
     assert said in done.text
-    assert os.listdir(stage.balancer.folder) == ["variables.json"]
+    assert names(stage.balancer.folder) == ["variables.json"]
 
 
 # Templates.
@@ -395,9 +396,7 @@ backend servers
 def test_a_template_of_the_users_own_beside_the_playbook_wins_over_ours_of_the_same_name(stage: Stage) -> None:
     stage.members(1, 2)
     playbook = template(stage, "haproxy.cfg.j2", OWN)
-    done = stage.balancer.run(
-        {**stage.variables, "haproxy_autoscale_template": "haproxy.cfg.j2"}, playbook=playbook
-    )
+    done = stage.balancer.run({**stage.variables, "haproxy_autoscale_template": "haproxy.cfg.j2"}, playbook=playbook)
     assert done.status == 0, done.output
     assert "backend servers" in stage.balancer.config.read_text()
     assert stage.serves(1, 2)
@@ -483,9 +482,7 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
     text = " ".join(stage.balancer.config.read_text().split())
     assert (
         "backend site mode http balance leastconn option httpchk GET /health default-server inter 1s "
-        + " ".join(
-            f"server {instance_id(number)} {address(number)}:{web.port} check weight 10" for number in (1, 7, 8)
-        )
+        + " ".join(f"server {instance_id(number)} {address(number)}:{web.port} check weight 10" for number in (7, 8, 1))
         + " frontend programs bind 127.0.0.1:9001 mode tcp default_backend api backend api mode tcp balance roundrobin "
         + " ".join(f"server {instance_id(number)} {address(number)}:9000" for number in (7, 8))
         + " backend more server fixed 127.0.0.1:1"

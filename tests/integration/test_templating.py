@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,7 @@ def wanted(raw: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     good = [
         (one["LaunchTime"], one["InstanceId"], one["NetworkInterfaces"][0]["PrivateIpAddress"])
         for one in raw
-        if one["State"]["Name"] == "running"
-        and re.fullmatch(r"\d+\.\d+\.\d+\.\d+", one["NetworkInterfaces"][0]["PrivateIpAddress"])
+        if one["State"]["Name"] == "running" and re.fullmatch(r"\d+\.\d+\.\d+\.\d+", one["NetworkInterfaces"][0]["PrivateIpAddress"])
     ]
     return [(name, address) for _launched, name, address in sorted(good)]
 
@@ -118,7 +117,7 @@ def chosen(raw: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         "endpoint_url": None,
         "aws_ca_bundle": None,
     }
-    now = datetime(2026, 2, 1, tzinfo=timezone.utc)
+    now = datetime(2026, 2, 1, tzinfo=UTC)
     return choose({"eu-west-1": raw}, {"eu-west-1": frozenset()}, query_from(options), now)[0]
 
 
@@ -165,7 +164,7 @@ def rendered(folder: Path, name: str, template: Path, sets: Sequence[dict[str, A
     assert done.returncode == 0, done.stdout[-3000:]
     texts: list[str] = []
     for number, part in enumerate(parts):
-        with open(folder / f"{name}-{number}.txt", encoding="utf-8", newline="") as handle:
+        with (folder / f"{name}-{number}.txt").open(encoding="utf-8", newline="") as handle:
             texts += handle.read().split(SEPARATOR + "\n")[: len(part)]
     return [text.rstrip("\n") + "\n" for text in texts]
 
@@ -184,7 +183,7 @@ def test_each_text_holds_exactly_the_wanted_servers_and_haproxy_accepts_it(tmp_p
     raws = [raw_instances(chance) for _number in range(SETS)]
     texts = rendered(tmp_path, "sets", ROOT / "templates" / "haproxy.cfg.j2", [chosen(raw) for raw in raws])
     assert len(texts) == SETS
-    for raw, text in zip(raws, texts):
+    for raw, text in zip(raws, texts, strict=True):
         assert server_lines(text) == [["server", name, f"{address}:80", "check"] for name, address in wanted(raw)]
         sections = [line for line in text.split("\n") if line and not line.startswith((" ", "#"))]
         assert sections == ["global", "defaults", "frontend webheads-in", "backend webheads"]
@@ -192,7 +191,7 @@ def test_each_text_holds_exactly_the_wanted_servers_and_haproxy_accepts_it(tmp_p
     versions = list(binaries().values())
     with ThreadPoolExecutor(2) as pool:
         for binary, some in [(versions[0], texts), *((binary, texts[::10]) for binary in versions[1:])]:
-            for text, (ok, said) in zip(some, pool.map(lambda text, binary=binary: accepted(binary, text), some)):
+            for text, (ok, said) in zip(some, pool.map(lambda text, binary=binary: accepted(binary, text), some), strict=True):
                 assert ok, text + said
 
 
@@ -213,7 +212,7 @@ def test_a_hostile_tag_brings_no_line_into_a_template_that_trusts_names_and_tags
     template.write_text(TRUSTING)
     chance = random.Random(99)
     raws = [raw_instances(chance) for _number in range(200)]
-    for raw, text in zip(raws, rendered(tmp_path, "trusting", template, [chosen(raw) for raw in raws])):
+    for raw, text in zip(raws, rendered(tmp_path, "trusting", template, [chosen(raw) for raw in raws]), strict=True):
         lines = [line.split() for line in re.split(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", text) if line.split()]
         assert {line[0] for line in lines} <= {"defaults", "timeout", "backend", "#", "server"}
         assert [line[2] for line in lines if line[0] == "server"] == [f"{address}:80" for _name, address in wanted(raw)]

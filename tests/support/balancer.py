@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -14,8 +15,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,9 +114,7 @@ class Balancer:
 
     # The role.
 
-    def run(
-        self, variables: Mapping[str, Any], *arguments: str, playbook: Path | None = None, ansible: str = ""
-    ) -> Run:
+    def run(self, variables: Mapping[str, Any], *arguments: str, playbook: Path | None = None, ansible: str = "") -> Run:
         """Run the role by playbooks/update.yml, or another playbook, with the ansible-playbook of this environment."""
         extra = self.folder / "variables.json"
         extra.write_text(json.dumps(dict(variables)))
@@ -132,9 +132,7 @@ class Balancer:
             str(playbook or ROOT / "playbooks" / "update.yml"),
         ]
         environment = {**os.environ, **self.environment, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_FAILED_STDERR": "0"}
-        done = subprocess.run(
-            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180
-        )
+        done = subprocess.run(command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180)
         return Run(done.returncode, done.stdout)
 
     # The process.
@@ -205,7 +203,5 @@ class Balancer:
             except OSError:
                 continue
             if str(self.config).encode() in words and b"-D" in words:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(int(entry.name), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass

@@ -117,7 +117,7 @@ def test_an_answer_cut_short_is_an_error_and_never_fewer_servers(answer: str) ->
 
 
 def test_the_command_line_of_a_master_after_a_reload() -> None:
-    words = "haproxy -sf 4184 5 -x sockpair@3 -Ws -f /etc/a.cfg -f conf.d -p /run/a.pid -S /run/m.sock,mode,600".split()
+    words = ["haproxy", "-sf", "4184", "5", "-x", "sockpair@3", "-Ws", "-f", "/etc/a.cfg", "-f", "conf.d", "-p", "/run/a.pid", "-S", "/run/m.sock,mode,600"]
     found = parse_command_line(words, "/etc")
     assert found.config_files == ["/etc/a.cfg", "/etc/conf.d"]
     assert (found.pid_file, found.master_socket, found.has_master) == ("/run/a.pid", "/run/m.sock", True)
@@ -125,7 +125,7 @@ def test_the_command_line_of_a_master_after_a_reload() -> None:
 
 
 def test_the_command_line_of_the_old_script_and_of_a_check() -> None:
-    found = parse_command_line("/usr/sbin/haproxy -D -C /srv -f a.cfg -p /run/a.pid -sf 12".split())
+    found = parse_command_line(["/usr/sbin/haproxy", "-D", "-C", "/srv", "-f", "a.cfg", "-p", "/run/a.pid", "-sf", "12"])
     assert (found.config_files, found.master_socket, found.has_master) == (["/srv/a.cfg"], "", False)
     assert parse_command_line(["haproxy", "-c", "-f", "/dev/stdin"]).is_check
     assert parse_command_line(["haproxy", "--", "/a.cfg", "/b.cfg"]).config_files == ["/a.cfg", "/b.cfg"]

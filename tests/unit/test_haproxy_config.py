@@ -156,9 +156,7 @@ def test_what_no_longer_gets_requests_is_removed(before: list[Server], after: li
         ("12345", "345", 39, True),
     ],
 )
-def test_a_backend_loses_one_server_or_the_allowed_share_and_never_all(
-    had: str, wanted: str, percent: int, refused: bool
-) -> None:
+def test_a_backend_loses_one_server_or_the_allowed_share_and_never_all(had: str, wanted: str, percent: int, refused: bool) -> None:
     found = refusals({"web": servers(*had)}, {"web": servers(*wanted)}, percent)
     assert bool(found) is refused
 
