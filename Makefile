@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup haproxy demo test test-unit test-integration test-packaging test-molecule lint format build clean
+.PHONY: help setup haproxy demo test test-unit test-integration test-packaging test-molecule lint sanity format build clean
 
 bin := .venv/bin
 # ARGS="-k reload" goes to pytest.
@@ -37,8 +37,11 @@ test-packaging: setup ## The ways to run it (checkout, ansible-pull, installed c
 test-molecule: setup ## The molecule scenarios
 	@$(pytest) tests/integration/test_molecule.py
 
-lint: setup ## ruff, mypy, yamllint, ansible-lint and antsibull's checks of the changelog and the documents
+lint: setup ## ruff, mypy, shellcheck, yamllint, ansible-lint and antsibull's checks of the changelog and the documents
 	@tests/lint.sh
+
+sanity: setup ## ansible-test sanity, on the tree as it is published
+	@tests/sanity.sh
 
 format: setup ## Python code in the form that `make lint` wants
 	@$(bin)/ruff format --quiet .
