@@ -5,7 +5,7 @@
 # Every static check, each run even when an earlier one has failed. `make lint` calls it.
 set -uo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 # The tools call each other by name: ansible-lint wants ansible-config, antsibull-docs wants ansible-doc.
 PATH="$PWD/.venv/bin:$PATH"
 failed=()
@@ -18,6 +18,7 @@ check() {
 check ruff check --quiet .
 check ruff format --check --quiet .
 check mypy
+check shellcheck --exclude=SC2016 .ci/run tests/*.sh tests/support/export tests/support/haproxy_versions
 check yamllint --strict .
 check ansible-lint --offline -q
 check antsibull-changelog lint

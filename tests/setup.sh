@@ -41,7 +41,7 @@ environment() {
     if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return 0; fi
     say "installing into $folder with $("$python" --version) ..."
     # A virtual environment that was moved, or whose Python is gone, is of no use any more.
-    "$folder/bin/python" -c '' 2>/dev/null && "$folder/bin/pip" --version >/dev/null 2>&1 || rm -rf "$folder"
+    "$folder/bin/pip" --version >/dev/null 2>&1 || rm -rf "$folder"
     [ -d "$folder" ] || "$python" -m venv "$folder"
     "$folder/bin/python" -m pip install -qq --disable-pip-version-check "$@" || return 1
     printf '%s\n' "$wanted" >"$stamp"
