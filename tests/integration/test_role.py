@@ -271,6 +271,8 @@ def test_a_text_that_haproxy_does_not_accept_is_refused_with_its_words(stage: St
 FAULTS: dict[str, Callable[[Ec2Endpoint], None]] = {
     "forbidden": lambda aws: aws.fault("DescribeInstances", error(403, "UnauthorizedOperation")),
     "throttled": lambda aws: aws.fault("DescribeInstances", error(503, "RequestLimitExceeded")),
+    "expired": lambda aws: aws.fault("DescribeInstances", error(400, "RequestExpired")),
+    "unknown key": lambda aws: aws.fault("DescribeInstances", error(401, "AuthFailure")),
     "broken": lambda aws: aws.fault("DescribeInstances", error(500, "InternalError")),
     "truncated": lambda aws: aws.fault("DescribeInstances", Answer(200, "<DescribeInstancesResponse><reservationSet>")),
     "cut": lambda aws: aws.fault("DescribeInstances", Answer(200, "<x>" * 1000, cut_after=100)),
@@ -288,17 +290,27 @@ FAULTS: dict[str, Callable[[Ec2Endpoint], None]] = {
 }
 
 
-@pytest.mark.parametrize("fault", list(FAULTS), ids=str)
+# What the operator gets wrong, or what fails before the API answers at all.
+UNREACHABLE: dict[str, Callable[[Ec2Endpoint], dict[str, Any]]] = {
+    "no such host": lambda aws: {"haproxy_autoscale_endpoint_url": "http://no-such-host.invalid"},
+    "not TLS": lambda aws: {"haproxy_autoscale_endpoint_url": aws.url.replace("http:", "https:")},
+    "no such profile": lambda aws: {"haproxy_autoscale_profile": "nobody"},
+    "no such bundle": lambda aws: {"haproxy_autoscale_aws_ca_bundle": "/no/such/bundle.pem", "haproxy_autoscale_endpoint_url": "https://127.0.0.1:1"},
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, *UNREACHABLE], ids=str)
 def test_a_fault_of_the_api_harms_neither_file_nor_process_nor_traffic(stage: Stage, fault: str) -> None:
     stage.apply(1, 2, 3)
     same = stage.untouched()
     stage.members(1, 2, 3, 4)
-    FAULTS[fault](stage.aws)
-    done = stage.run()
+    variables = UNREACHABLE[fault](stage.aws) if fault in UNREACHABLE else FAULTS[fault](stage.aws)
+    done = stage.run(**variables if isinstance(variables, dict) else {})
     assert done.status != 0
     assert done.recap["failed"] == 1
     assert done.recap["changed"] == 0
-    assert "eu-west-1" in done.text
+    # Without its profile there is no region either.
+    assert ("nobody" if fault == "no such profile" else "eu-west-1") in done.text
     assert same()
 
 
