@@ -163,7 +163,11 @@ def by_ansible_pull(scene: Scene) -> Way:
     repository = scene.folder / "repository.git"
     if not repository.exists():
         succeed(["git", "clone", "--quiet", "--bare", scene.checkout, repository], scene.folder)
-    command: list[str | Path] = [scene.core / "ansible-pull", "--url", f"file://{repository}", "--checkout", "main", "--directory", scene.folder / "pulled"]
+    # ansible-pull calls the commands beside it, and takes the path apart at its spaces: this checkout may have one.
+    commands = scene.folder / "bin"
+    if not commands.exists():
+        commands.symlink_to(scene.core)
+    command: list[str | Path] = [commands / "ansible-pull", "--url", f"file://{repository}", "--checkout", "main", "--directory", scene.folder / "pulled"]
     # ansible-pull makes an inventory of its own, in which localhost gets whatever Python is found; boto3 is in this one.
     return [*command, "--extra-vars", "ansible_python_interpreter={{ ansible_playbook_python }}", "playbooks/update.yml"], {}
 
