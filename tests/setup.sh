@@ -105,7 +105,7 @@ if ! python="$(find_python 3.11 3.99)"; then
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
         fail "$("$python" --version) is here, but cannot make virtual environments. As root: apt-get install --yes python3-venv"
     done
-    fail "no Python 3.11 or later was found. As root: apt-get install --yes python3 python3-venv"
+    fail "no Python 3.11 or later was found. As root: apt-get install --yes python3 python3-venv (on Ubuntu 22.04: python3.11 python3.11-venv)"
 fi
 
 install_haproxy
