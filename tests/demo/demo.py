@@ -483,6 +483,8 @@ def main() -> int:
     for number in signals:
         signal.signal(number, interrupted)
     demo = Demo(str(Path(haproxy).absolute()))
+    # A module of Ansible that is ended in its midst leaves files where temporary files go.
+    os.environ["TMPDIR"] = str(demo.folder)
     status = 0
     try:
         tell(demo, arguments.keep)
