@@ -33,15 +33,16 @@ PYTHON
     return 1
 }
 
-# Makes the virtual environment $1 with Python $2 and installs what follows, once: the stamp holds what was asked for, and the text of every requirements file.
+# Makes the virtual environment $1 with Python $2 and installs what follows, once: the stamp holds what was asked for, where (no virtual
+# environment can be moved), and the text of every requirements file.
 environment() {
-    local folder="$1" python="$2" stamp="$1/.installed-$what" wanted
+    local folder="$1" python="$2" stamp="$1/.installed" wanted
     shift 2
-    wanted="$(printf '%s\n' "$python" "$@"; cat requirements.txt tests/requirements*.txt)"
+    wanted="$(printf '%s\n' "$PWD" "$python" "$@"; cat requirements.txt tests/requirements*.txt)"
     if [ -x "$folder/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then return 0; fi
     say "installing into $folder with $("$python" --version) ..."
-    # A virtual environment that was moved, or whose Python is gone, is of no use any more.
-    "$folder/bin/pip" --version >/dev/null 2>&1 || rm -rf "$folder"
+    # One that was copied from elsewhere, was never finished, or whose Python is gone, is of no use.
+    if [ ! -x "$folder/bin/python" ] || [ "$(head -n 1 "$stamp" 2>/dev/null)" != "$PWD" ]; then rm -rf "$folder"; fi
     [ -d "$folder" ] || "$python" -m venv "$folder"
     "$folder/bin/python" -m pip install -qq --disable-pip-version-check "$@" || return 1
     printf '%s\n' "$wanted" >"$stamp"
@@ -109,11 +110,11 @@ if ! python="$(find_python 3.11 3.99)"; then
 fi
 
 install_haproxy
-if [ "$what" = demo ]; then
-    # The test set-up holds the demo's as well.
-    [ -e .venv/.installed-test ] || environment .venv "$python" -r tests/requirements-demo.txt || fail "the demo's requirements could not be installed, see above."
-else
-    environment .venv "$python" -r tests/requirements.txt || fail "the tests' requirements could not be installed, see above."
+requirements=tests/requirements.txt
+# The demo needs less; but where the tests' set-up is, it stays.
+if [ "$what" = demo ] && ! grep -qsx "$requirements" .venv/.installed; then requirements=tests/requirements-demo.txt; fi
+environment .venv "$python" -r "$requirements" || fail "$requirements could not be installed, see above."
+if [ "$what" = test ]; then
     further_core 2.19 3.11 3.13
     further_core 2.21 3.12 3.14
     tests/support/haproxy_versions
