@@ -77,6 +77,16 @@ options:
       - How many seconds a start or reload may take until it is proven, and how long to wait for another run's lock.
     type: int
     default: 30
+  drain_timeout:
+    description:
+      - How many seconds a server that goes may take to finish its running requests before it gets no more of any client.
+      - Requests that run on are not cut; the old process finishes them.
+    type: int
+    default: 10
+  check_timeout:
+    description: How many seconds to wait for the first passed check of new servers where a backend has no other usable one.
+    type: int
+    default: 10
   start:
     description: Whether to start a HAProxy that does not run.
     type: bool
@@ -169,14 +179,17 @@ def main() -> None:
                 "default": "auto",
             },
             "reload_timeout": {"type": "int", "default": 30},
+            "drain_timeout": {"type": "int", "default": 10},
+            "check_timeout": {"type": "int", "default": 10},
             "start": {"type": "bool", "default": True},
             "state_dir": {"type": "path", "default": "/var/lib/haproxy-autoscale"},
         },
         supports_check_mode=True,
     )
     params = module.params
-    if params["reload_timeout"] < 1:
-        module.fail_json(msg=f"reload_timeout must be at least 1 second, and is {params['reload_timeout']}")
+    for option, least in (("reload_timeout", 1), ("drain_timeout", 0), ("check_timeout", 0)):
+        if params[option] < least:
+            module.fail_json(msg=f"{option} must be at least {least} seconds, and is {params[option]}")
     binary = find_binary(params["binary"]) or ""
     if not binary:
         module.fail_json(msg=f"binary: no HAProxy program at {params['binary']}")
@@ -190,11 +203,13 @@ def main() -> None:
         params["reload_timeout"],
     )
     definition = Definition(*(params[field] for field in Definition._fields))
-    wish = Wish(params["checksum"], params["start"], params["backup_file"])
+    wish = Wish(params["checksum"], params["start"], params["backup_file"], params["drain_timeout"], params["check_timeout"])
     try:
         result = apply(definition, plan, wish, module.check_mode, module.run_command)
     except (ApplyError, StateError) as error:
         module.fail_json(msg=f"{params['name']}: {error}")
+    for warning in result.pop("warnings", []):
+        module.warn(f"{params['name']}: {warning}")
     module.exit_json(**result)
 
 

@@ -7,19 +7,24 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from . import haproxy_config, haproxy_inspect, haproxy_reload, haproxy_state
+from . import haproxy_config, haproxy_inspect, haproxy_reload, haproxy_state, haproxy_transition
+from .haproxy_config import Configuration
 from .haproxy_inspect import ConfigFile, Definition, Running
 from .haproxy_reload import SOCKET_TIMEOUT, ApplyError, Plan, Proof, Run
-from .haproxy_state import StateError
+from .haproxy_socket import SocketError
+from .haproxy_state import Intent, StateError
 
 
 class Wish(NamedTuple):
     """What the caller wants: `checksum` of the file that this run rendered (empty: whatever is on disk), whether to
-    start a HAProxy that does not run, and the copy of the file that the rendered one replaced (empty: none)."""
+    start a HAProxy that does not run, the copy of the file that the rendered one replaced (empty: none), and for how
+    many seconds to wait for the running requests of servers that go, and for the first passed check of those that come."""
 
     checksum: str
     start: bool
     backup_file: str
+    drain_timeout: float
+    check_timeout: float
 
 
 def decide(wish: Wish, running: Running | None, is_in_force: bool) -> str:
@@ -40,7 +45,7 @@ def _changes(before: Running | None, text: str) -> dict[str, dict[str, list[str]
 
 
 def _result(action: str, reason: str, proof: str, before: Running | None, text: str) -> dict[str, Any]:
-    done = {"changed": action != "none", "applied_by": action, "reason": reason, "proof": proof}
+    done = {"changed": action != "none", "applied_by": action, "reason": reason, "proof": proof, "warnings": []}
     return {**done, **(_changes(before, text) if action != "none" else {})}
 
 
@@ -76,21 +81,114 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     if action == "none" or check_mode:
         return _result(action, reason, "", before, config_file.text)
     plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command))
+    if before is None:
+        return _start(definition, plan, wish, config_file, reason, run)
+    return _reload(definition, plan, wish, config_file, before, reason, run)
+
+
+def _start(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigFile, reason: str, run: Run) -> dict[str, Any]:
+    haproxy_state.clear_intent(definition.state_dir, definition.name)
+    _write_server_state(haproxy_config.parse(config_file.text), NO_SERVER_STATE)
     try:
-        if before is None:
-            proof = haproxy_reload.start(definition, plan, run)
-        else:
-            proof = haproxy_reload.reload(definition, plan, before, run)
+        proof = haproxy_reload.start(definition, plan, run)
     except ApplyError as error:
         raise ApplyError(f"{error}. {_put_back(definition, wish, config_file)}") from error
     _record(definition, config_file, proof)
-    return _result(action, reason, proof.text, before, config_file.text)
+    return _result("start", reason, proof.text, None, config_file.text)
+
+
+def _reload(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigFile, before: Running, reason: str, run: Run) -> dict[str, Any]:
+    """Newcomers gated, leavers drained, reload, proof; on failure everything as it was."""
+    wanted = haproxy_config.parse(config_file.text)
+    result = _result("reload", reason, "", before, config_file.text)
+    change = haproxy_transition.plan(before.states or {}, wanted, _taken_out(definition, before))
+    proven = haproxy_transition.Proven(set(), set(), set(), [])
+    drained = False
+    if before.states is None:
+        result["warnings"].append(f"servers that go were not drained, because HAProxy cannot be asked: {before.problem}")
+    elif before.worker is not None:
+        try:
+            proven = haproxy_transition.prove_newcomers(before, change, wanted, wish.check_timeout)
+            waiting = [backend for backend in change.starved if not _has_any(proven, backend)]
+            if waiting:
+                why = f"no newcomer of {', '.join(waiting)} passes its check yet, so the servers that go stay for this run"
+                return {**result, "applied_by": "none", "warnings": [why]}
+            if change.leavers:
+                places = [(backend, state.server.name) for backend, row in change.leavers.items() for state in row]
+                haproxy_state.write_intent(definition.state_dir, definition.name, Intent(before.worker, places))
+                drained = True
+                busy = haproxy_transition.drain(before, change, wish.drain_timeout)
+                if busy:
+                    result["warnings"].append(f"{busy} requests still ran on servers that go after {wish.drain_timeout:.0f} s")
+        except SocketError as error:
+            # The file is good and the group has changed: bringing it in undrained beats sending requests to the dead.
+            result["warnings"].append(f"servers were not taken out first: {error}")
+    result["warnings"] += proven.reasons + _ungated(change, wanted, proven)
+    # Those that cannot be added cannot be proven; held down they would be an outage, so they start as HAProxy starts them.
+    _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused))
+    try:
+        proof = haproxy_reload.reload(definition, plan, before, run)
+    except ApplyError as error:
+        done = _put_back(definition, wish, config_file)
+        _write_server_state(wanted, NO_SERVER_STATE)
+        try:
+            if drained:
+                haproxy_transition.bring_back(before, change)
+            haproxy_transition.withdraw(before, proven.added)
+            haproxy_state.clear_intent(definition.state_dir, definition.name)
+        except SocketError as trouble:
+            done += f" The servers that were taken out could not be brought back: {trouble}."
+        raise ApplyError(f"{error}. {done}") from error
+    _write_server_state(wanted, NO_SERVER_STATE)
+    _record(definition, config_file, proof)
+    return {**result, "proof": proof.text}
+
+
+# A server-state file without a server. It stays when it is not needed, because 2.6 warns of a missing one.
+NO_SERVER_STATE = "1\n"
+
+
+def _has_any(proven: haproxy_transition.Proven, backend: str) -> bool:
+    return any(place[0] == backend for place in proven.passing | proven.refused)
+
+
+def _taken_out(definition: Definition, running: Running) -> set[tuple[str, str]]:
+    """The servers that a run which never came to its end took out of this very process."""
+    intent = haproxy_state.read_intent(definition.state_dir, definition.name)
+    return set(intent.servers) if intent is not None and intent.worker == running.worker else set()
+
+
+def _ungated(change: haproxy_transition.Transition, wanted: Configuration, proven: haproxy_transition.Proven) -> list[str]:
+    """A sentence when newcomers or what a person set cannot be carried over the reload, which names the lines that are
+    missing."""
+    has_file = bool(haproxy_config.server_state_file(wanted))
+    missing = [
+        f"{backend}/{server.name}"
+        for backend, row in change.newcomers.items()
+        for server in row
+        if server.checked and (backend, server.name) not in proven.passing and not (has_file and backend in wanted.reads_state)
+    ]
+    kept = [f"{backend}/{state.server.name}" for backend, row in change.keep.items() for state in row if not (has_file and backend in wanted.reads_state)]
+    lines = "`server-state-file PATH` in global and `load-server-state-from-file global` in defaults"
+    said = []
+    if missing:
+        said.append(f"{', '.join(missing)} get requests before their first passed check, because the configuration lacks {lines}")
+    if kept:
+        said.append(f"what was set by hand or known to be dead is forgotten for {', '.join(kept)}, because the configuration lacks {lines}")
+    return said
+
+
+def _write_server_state(wanted: Configuration, text: str) -> None:
+    path = haproxy_config.server_state_file(wanted)
+    if path:
+        haproxy_state.write_atomically(path, text.encode("ascii"))
 
 
 def _record(definition: Definition, config_file: ConfigFile, proof: Proof) -> None:
     if proof.running.worker is not None:
         record = haproxy_state.Record(config_file.checksum, proof.running.process.identity, proof.running.worker)
         haproxy_state.save(definition.state_dir, definition.name, config_file.data, record)
+    haproxy_state.clear_intent(definition.state_dir, definition.name)
 
 
 def _put_back(definition: Definition, wish: Wish, config_file: ConfigFile) -> str:

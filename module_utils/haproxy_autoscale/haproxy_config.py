@@ -46,7 +46,8 @@ class Server(NamedTuple):
 
     `address` is an IP address, a host name or a socket path, as written (a process gives "-" for a path); `port` is
     0 when the line gives none. `fqdn` is set by the process only: the name that it resolved `address` from.
-    `options` are the words after the address, as written.
+    `options` are the words after the address, as written. `checked` is whether HAProxy checks the server, by its own
+    line or by `default-server`.
     """
 
     name: str
@@ -54,13 +55,17 @@ class Server(NamedTuple):
     port: int = 0
     options: tuple[str, ...] = ()
     fqdn: str = ""
+    checked: bool = False
 
 
 class Configuration(NamedTuple):
     """What the collection needs to know of a configuration: `servers` by backend (a `listen` section is one, too)
-    in the file's order, and the words of each line of the `global` section."""
+    in the file's order, the words of the `default-server` lines that hold at each backend's end, the backends that read
+    the global server-state file at a reload, and the words of each line of the `global` section."""
 
     servers: dict[str, list[Server]]
+    default_server: dict[str, list[str]]
+    reads_state: frozenset[str]
     global_lines: list[list[str]]
 
 
@@ -142,19 +147,46 @@ def _plain_address(host: str) -> str:
         return host
 
 
-def _servers_of_line(words: Sequence[str]) -> list[Server]:
+def _is_checked(words: Sequence[str]) -> bool:
+    """Whether a server with these words is checked: the last of `check` and `no-check` counts (5.2)."""
+    found = [word for word in words if word in ("check", "no-check")]
+    return bool(found) and found[-1] == "check"
+
+
+def _servers_of_line(words: Sequence[str], default_server: Sequence[str]) -> list[Server]:
     """The servers that one line defines: one for `server`, a numbered row for `server-template`."""
     if words[0] == "server" and len(words) >= 3:
         address, port = split_address(words[2])
-        return [Server(words[1], address, port, tuple(words[3:]))]
+        return [Server(words[1], address, port, tuple(words[3:]), "", _is_checked([*default_server, *words[3:]]))]
     if words[0] == "server-template" and len(words) >= 4:
         address, port = split_address(words[3])
         first, dash, last = words[2].partition("-")
         bounds = (first, last) if dash else ("1", first)
         if all(bound.isdigit() for bound in bounds):
+            options, checked = tuple(words[4:]), _is_checked([*default_server, *words[4:]])
             numbers = range(int(bounds[0]), int(bounds[1]) + 1)
-            return [Server(f"{words[1]}{number}", address, port, tuple(words[4:])) for number in numbers]
+            return [Server(f"{words[1]}{number}", address, port, options, "", checked) for number in numbers]
     return []
+
+
+class _Section(NamedTuple):
+    """What a section says about its servers; `defaults` hands it on to the sections after it."""
+
+    kind: str
+    name: str
+    default_server: list[str]
+    reads_state: bool
+
+
+def _open_section(words: Sequence[str], defaults: Mapping[str, _Section]) -> _Section:
+    """The section that a line opens, with what it inherits: from the `defaults` section that it names with `from`, else
+    from the last one; a `defaults` section without `from` begins anew (chapter 4, "defaults")."""
+    name = words[1] if len(words) > 1 and words[1] != "from" else ""
+    source = words[words.index("from") + 1] if "from" in words[:-1] else ""
+    parent = None if words[0] == "defaults" and not source else defaults.get(source, defaults.get(""))
+    if parent is None:
+        return _Section(words[0], name, [], False)
+    return _Section(words[0], name, list(parent.default_server), parent.reads_state)
 
 
 def parse(text: str) -> Configuration:
@@ -162,22 +194,41 @@ def parse(text: str) -> Configuration:
     `haproxy -c` to say. Both branches of an `.if` count."""
     servers: dict[str, list[Server]] = {}
     global_lines: list[list[str]] = []
-    section = name = ""
+    backends: dict[str, _Section] = {}
+    defaults: dict[str, _Section] = {}  # by name, and under "" the last one
+    here = _Section("", "", [], False)
     for line in text.split("\n"):
         words = split_line(line)
         if not words:
             continue
         if words[0] in SECTIONS:
-            section = words[0]
-            name = words[1] if len(words) > 1 else ""
-            if section in ("backend", "listen") and name:
-                servers.setdefault(name, [])
-        elif section in ("backend", "listen"):
-            if words[0] in ("server", "server-template") and name:
-                servers[name].extend(_servers_of_line(words))
-        elif section == "global":
+            here = _open_section(words, defaults)
+        elif here.kind == "global":
             global_lines.append(words)
-    return Configuration(servers, global_lines)
+        elif words[0] == "default-server":
+            here.default_server.extend(words[1:])
+        elif words[0] == "load-server-state-from-file":
+            here = here._replace(reads_state=words[1:2] == ["global"])
+        if here.kind == "defaults":
+            defaults[here.name] = defaults[""] = here
+        elif here.kind in ("backend", "listen") and here.name:
+            backends[here.name] = here
+            servers.setdefault(here.name, []).extend(_servers_of_line(words, here.default_server))
+    return Configuration(
+        servers,
+        {name: section.default_server for name, section in backends.items()},
+        frozenset(name for name, section in backends.items() if section.reads_state),
+        global_lines,
+    )
+
+
+def server_state_file(configuration: Configuration) -> str:
+    """The path of the global server-state file; empty where there is none (3.1 "server-state-file" and "-base")."""
+    found = {words[0]: words[1] for words in configuration.global_lines if len(words) > 1}
+    path = found.get("server-state-file", "")
+    if path and not path.startswith(("/", "./", "../")) and "server-state-base" in found:
+        path = found["server-state-base"].rstrip("/") + "/" + path
+    return path if path.startswith("/") else ""
 
 
 def statistics_sockets(configuration: Configuration) -> list[tuple[str, bool]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from . import haproxy_config, haproxy_process, haproxy_socket, haproxy_state
 from .haproxy_process import Identity, Process
-from .haproxy_socket import SocketError, Workers
+from .haproxy_socket import ServerState, SocketError, Workers
 
 
 class Definition(NamedTuple):
@@ -43,7 +44,7 @@ class Running(NamedTuple):
     """A HAProxy process that runs, as far as it can be asked.
 
     `workers` is the master's own account, None without a master socket. `worker` is the process that serves, None
-    when that cannot be said. `servers` is None when no socket answers, and `problem` says why.
+    when that cannot be said. `states` is None when no socket answers, and `problem` says why.
     """
 
     process: Process
@@ -52,8 +53,15 @@ class Running(NamedTuple):
     version: str
     stats_socket: str
     passes_listeners: bool
-    servers: dict[str, list[haproxy_config.Server]] | None
+    states: dict[str, list[ServerState]] | None
     problem: str
+
+    @property
+    def servers(self) -> dict[str, list[haproxy_config.Server]] | None:
+        """The servers by backend, None when no socket answers."""
+        if self.states is None:
+            return None
+        return {backend: [state.server for state in states] for backend, states in self.states.items()}
 
     @property
     def master_socket(self) -> str:
@@ -66,6 +74,25 @@ class Running(NamedTuple):
         if self.stats_socket:
             return haproxy_socket.send(self.stats_socket, command, timeout)
         raise SocketError("HAProxy has neither a master socket (-S) nor a statistics socket with level admin")
+
+    def order(self, commands: Iterable[str], timeout: float) -> None:
+        """Send commands that answer with an empty line when they succeed; anything else raises SocketError, with the
+        answer. Several go together, in lines that the command line's buffer holds (16 KiB, half of it used)."""
+        # The master reads a prefix up to the next semicolon only, so there each command has its own.
+        prefix = f"@!{self.worker.pid} " if self.workers is not None and self.worker is not None else ""
+        line = ""
+        for command in commands:
+            if len(line) + len(prefix) + len(command) > 8000:
+                self._order_line(line, timeout)
+                line = ""
+            line += f"; {prefix}{command}" if line else command
+        if line:
+            self._order_line(line, timeout)
+
+    def _order_line(self, line: str, timeout: float) -> None:
+        answer = self.ask(line, timeout).strip()
+        if answer:
+            raise SocketError(f"{line[:200]!r} was answered with {answer[:500]!r}")
 
 
 def read_config_file(path: str) -> ConfigFile | None:
@@ -154,8 +181,8 @@ def observe(definition: Definition, timeout: float) -> Running | None:
     try:
         info = haproxy_socket.parse_show_info(running.ask("show info", timeout))
         answered = haproxy_process.identify(int(info["Pid"]))
-        servers = haproxy_socket.parse_servers_state(running.ask("show servers state", timeout))
-        return running._replace(worker=answered, version=info["Version"], servers=servers)
+        states = haproxy_socket.parse_servers_state(running.ask("show servers state", timeout))
+        return running._replace(worker=answered, version=info["Version"], states=states)
     except SocketError as error:
         return running._replace(problem=str(error))
 
@@ -171,6 +198,9 @@ def in_force(definition: Definition, running: Running | None, config_file: Confi
         return False, f"{definition.config_path} does not exist"
     if running is None:
         return False, "HAProxy does not run"
+    intent = haproxy_state.read_intent(definition.state_dir, definition.name)
+    if intent is not None and intent.worker == running.worker:
+        return False, "a run was cut off in the middle of a change"
     record = haproxy_state.read_record(definition.state_dir, definition.name)
     if record is not None and (record.main, record.worker) == (running.process.identity, running.worker):
         if record.checksum == config_file.checksum:

@@ -122,7 +122,7 @@ def _candidate_facts(
     before, counted_against = haproxy_inspect.servers_now(definition, running, config_file)
     wanted = haproxy_config.parse(candidate.text).servers
     found = haproxy_config.differences(before, wanted, compare_options=False)
-    wish = haproxy_change.Wish(checksum, candidate.start, "")
+    wish = haproxy_change.Wish(checksum, candidate.start, "", 0, 0)
     return {
         "accepted": accepted,
         "messages": messages,

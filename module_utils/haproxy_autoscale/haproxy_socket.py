@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .haproxy_config import Server
@@ -19,6 +20,30 @@ class SocketError(Exception):
 class Worker(NamedTuple):
     pid: int
     version: str
+
+
+# Bits of a server's administrative state (Management Guide 9.3, "show servers state"): what a command set, and all.
+MAINTENANCE = 0x01
+DRAIN = 0x08
+# How a server is: stopped or checked and found dead; running.
+STOPPED = 0
+RUNNING = 2
+
+
+class ServerState(NamedTuple):
+    """A server as the process has it (Management Guide 9.3, "show servers state"): the place it stands for, its
+    operational and administrative state, the weight in use and the one of the configuration."""
+
+    server: Server
+    operational: int
+    admin: int
+    weight: int
+    initial_weight: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether it takes new requests."""
+        return self.operational == RUNNING and self.admin == 0 and self.weight > 0
 
 
 class Workers(NamedTuple):
@@ -93,7 +118,7 @@ def parse_show_info(answer: str) -> dict[str, str]:
     return found
 
 
-def parse_servers_state(answer: str) -> dict[str, list[Server]]:
+def parse_servers_state(answer: str) -> dict[str, list[ServerState]]:
     """Read the answer of `show servers state` (Management Guide, 9.3) into servers by backend.
 
     HAProxy's own hidden backends (`<HTTPCLIENT>` and the like) are left out. Raises SocketError when the answer is
@@ -103,18 +128,71 @@ def parse_servers_state(answer: str) -> dict[str, list[Server]]:
     if len(lines) < 2 or lines[0] != "1" or not lines[1].startswith("# "):
         raise SocketError(f"'show servers state' was answered with {answer.strip()[:200]!r}")
     columns = {name: number for number, name in enumerate(lines[1][2:].split(" "))}
-    wanted = [columns.get(name, -1) for name in ("be_name", "srv_name", "srv_addr", "srv_port", "srv_fqdn")]
-    if min(wanted) < 0:
-        raise SocketError(f"'show servers state' has unexpected columns: {lines[1]!r}")
-    backend_at, name_at, address_at, port_at, fqdn_at = wanted
-    servers: dict[str, list[Server]] = {}
+    missing = [name for name in _TEXTS + _NUMBERS if name not in columns]
+    if missing:
+        raise SocketError(f"'show servers state' lacks the columns {', '.join(missing)}: {lines[1]!r}")
+    texts, numbers = [columns[name] for name in _TEXTS], [columns[name] for name in _NUMBERS]
+    servers: dict[str, list[ServerState]] = {}
     for line in lines[2:]:
         fields = line.split(" ")
-        if len(fields) < len(columns) or not fields[port_at].isdigit():
+        if len(fields) < len(columns) or not all(fields[number].isdigit() for number in numbers):
             raise SocketError(f"'show servers state' has an unexpected line: {line!r}")
-        if fields[backend_at].startswith("<"):
+        backend, name, address, fqdn = (fields[number] for number in texts)
+        if backend.startswith("<"):
             continue
-        fqdn = "" if fields[fqdn_at] == "-" else fields[fqdn_at]
-        server = Server(fields[name_at], fields[address_at], int(fields[port_at]), (), fqdn)
-        servers.setdefault(fields[backend_at], []).append(server)
+        port, operational, admin, weight, initial_weight, check_state = (int(fields[number]) for number in numbers)
+        # Bit 1 of the check's state: a check is configured.
+        server = Server(name, address, port, (), "" if fqdn == "-" else fqdn, bool(check_state & 0x02))
+        servers.setdefault(backend, []).append(ServerState(server, operational, admin, weight, initial_weight))
     return servers
+
+
+_TEXTS = ("be_name", "srv_name", "srv_addr", "srv_fqdn")
+_NUMBERS = ("srv_port", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight", "srv_check_state")
+
+
+def server_state_file(rows: Iterable[tuple[str, ServerState]]) -> str:
+    """The text of a server-state file (format 1) that holds these servers, each with its backend.
+
+    HAProxy finds them by name, so the ids may be 0. It is of our own making and never a dump: a dump's port beats the
+    new configuration's, and its maintenance sticks to a name (measured on 2.6, 3.0 and 3.2).
+    """
+    lines = ["1", _STATE_FILE_COLUMNS]
+    for backend, state in rows:
+        server = state.server
+        # 1 of the check's result is "neutral", 6 of its state "configured and enabled".
+        lines.append(
+            f"0 {backend} 0 {server.name} {server.address} {state.operational} {state.admin} {state.weight}"
+            f" {state.initial_weight} 0 1 0 {0 if state.operational == STOPPED else 3} {6 if server.checked else 0} 0"
+            f" 0 0 - {server.port} - 0 0 - - 0"
+        )
+    return "\n".join(lines) + "\n"
+
+
+_STATE_FILE_COLUMNS = (
+    "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight"
+    " srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state"
+    " bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr"
+    " srv_agent_addr srv_agent_port"
+)
+
+
+def parse_servers_connections(answer: str) -> dict[tuple[str, str], int]:
+    """Read the answer of `show servers conn` (Management Guide, 9.3): the connections in use by (backend, server).
+
+    Raises SocketError when it is none.
+    """
+    lines = answer.strip().split("\n")
+    columns = lines[0].split(" ")
+    if columns[:2] != ["#", "bkname/svname"] or "used_cur" not in columns:
+        raise SocketError(f"'show servers conn' was answered with {answer.strip()[:200]!r}")
+    # The first word of the heading is its mark.
+    at = columns.index("used_cur") - 1
+    found = {}
+    for line in lines[1:]:
+        fields = line.split(" ")
+        backend, slash, name = fields[0].rpartition("/")
+        if not slash or len(fields) <= at or not fields[at].isdigit():
+            raise SocketError(f"'show servers conn' has an unexpected line: {line!r}")
+        found[backend, name] = int(fields[at])
+    return found

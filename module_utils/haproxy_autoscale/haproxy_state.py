@@ -74,6 +74,49 @@ def read_record(state_dir: str, name: str) -> Record | None:
         return None
 
 
+class Intent(NamedTuple):
+    """What a run is about to do to a process, written before the first command: our drain and maintenance look like a
+    person's afterwards. `servers` are those that it takes out (backend, name), on the process `worker`."""
+
+    worker: Identity
+    servers: list[tuple[str, str]]
+
+
+def _intent_path(state_dir: str, name: str) -> str:
+    return os.path.join(state_dir, f"{name}.intent.json")
+
+
+def write_intent(state_dir: str, name: str, intent: Intent) -> None:
+    """Keep what a run is about to do. Raises StateError."""
+    write_atomically(_intent_path(state_dir, name), json.dumps(intent._asdict()).encode())
+
+
+def read_intent(state_dir: str, name: str) -> Intent | None:
+    """What a run that never came to its end was about to do; None when the last one did, or it makes no sense.
+
+    Raises StateError when it is there and cannot be read.
+    """
+    data = read_bytes(_intent_path(state_dir, name))
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+        servers = [(str(backend), str(server)) for backend, server in found["servers"]]
+        return Intent(Identity(*found["worker"]), servers)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def clear_intent(state_dir: str, name: str) -> None:
+    """Note that a run has come to its end. Raises StateError."""
+    try:
+        os.unlink(_intent_path(state_dir, name))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StateError(f"{_intent_path(state_dir, name)}: {error.strerror}") from error
+
+
 def write_atomically(path: str, data: bytes, like: os.stat_result | None = None) -> None:
     """Replace the file at `path` by `data`: whole or not at all, and on the disk when this returns.
 

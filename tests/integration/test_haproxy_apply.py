@@ -69,11 +69,12 @@ def do(
     backup_file: str = "",
     check_mode: bool = False,
     timeout: float = 10,
+    check_timeout: float = 5,
     service_command: Sequence[str] = (),
     **more: str,
 ) -> dict[str, Any]:
     plan = Plan(method, balancer.binary, str(balancer.master_socket), "haproxy", service_command, timeout)
-    return apply(definition(balancer, **more), plan, Wish(checksum, start, backup_file), check_mode, run)
+    return apply(definition(balancer, **more), plan, Wish(checksum, start, backup_file, 2, check_timeout), check_mode, run)
 
 
 def servers(web: Backends, *numbers: int) -> list[str]:

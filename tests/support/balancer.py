@@ -173,10 +173,24 @@ class Balancer:
         assert found
         return int(found.group(1))
 
+    def rows(self) -> list[list[str]]:
+        """The servers that the process has, the columns of `show servers state`."""
+        try:
+            answer = ask(self.stats_socket, "show servers state")
+        except ConnectionRefusedError:
+            # On 3.2 a reload that fails can take the old worker's socket away; the master still leads to it.
+            worker = re.search(r"^(\d+)\s+worker", ask(self.master_socket, "show proc"), re.MULTILINE)
+            assert worker
+            answer = ask(self.master_socket, f"@!{worker.group(1)} show servers state")
+        return [line.split(" ") for line in answer.splitlines()[2:] if line]
+
     def servers(self) -> dict[str, str]:
         """The servers that the process has: name to address:port."""
-        rows = [line.split(" ") for line in ask(self.stats_socket, "show servers state").splitlines()[2:] if line]
-        return {row[3]: f"{row[4]}:{row[18]}" for row in rows}
+        return {row[3]: f"{row[4]}:{row[18]}" for row in self.rows()}
+
+    def admin_states(self) -> dict[str, int]:
+        """The administrative state of each server: 0 when nothing was set."""
+        return {row[3]: int(row[6]) for row in self.rows()}
 
     def get(self, path: str = "/") -> str:
         """One request on a connection of its own; the body of a 200, else "status N"."""

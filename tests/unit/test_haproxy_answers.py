@@ -12,6 +12,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
     parse_version,
 )
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import (
+    ServerState,
     SocketError,
     Worker,
     parse_servers_state,
@@ -93,7 +94,10 @@ def test_servers_of_a_process() -> None:
         "4 b 1 i-1 127.0.0.1 0 0 1 1 1 8 2 0 6 0 0 0 localhost 9 - 0 0 - - 0\n"
         "5 <HTTPCLIENT> 1 <HTTPCLIENT> - 2 0 1 1 1 1 0 2 0 0 0 0 - 0 - 0 0 - - 0\n\n"
     )
-    assert found == {"l": [Server("x", "::1", 90)], "b": [Server("i-1", "127.0.0.1", 9, (), "localhost")]}
+    assert found == {
+        "l": [ServerState(Server("x", "::1", 90), 2, 0, 1, 1)],
+        "b": [ServerState(Server("i-1", "127.0.0.1", 9, (), "localhost", True), 0, 0, 1, 1)],
+    }
 
 
 def test_a_process_without_servers() -> None:

@@ -13,6 +13,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
     parse,
     refusals,
     removed_servers,
+    server_state_file,
     split_address,
     split_line,
     statistics_sockets,
@@ -88,15 +89,60 @@ backend web
     )
     assert configuration.servers == {
         "empty": [],
-        "both": [Server("a", "10.0.0.4", 1, ("check", "inter", "2s"))],
+        "both": [Server("a", "10.0.0.4", 1, ("check", "inter", "2s"), "", True)],
         "web": [
-            Server("b", "10.0.0.7", 1),
-            Server("t1", "10.0.0.8", 1, ("check",)),
-            Server("t2", "10.0.0.8", 1, ("check",)),
-            Server("r3", "pool.example.com", 1),
-            Server("r4", "pool.example.com", 1),
+            Server("b", "10.0.0.7", 1, (), "", True),
+            Server("t1", "10.0.0.8", 1, ("check",), "", True),
+            Server("t2", "10.0.0.8", 1, ("check",), "", True),
+            Server("r3", "pool.example.com", 1, (), "", True),
+            Server("r4", "pool.example.com", 1, (), "", True),
         ],
     }
+
+
+def test_a_server_is_checked_by_its_line_or_by_what_its_section_inherits() -> None:
+    configuration = parse(
+        """
+defaults plain
+    mode http
+defaults checked from plain
+    default-server check inter 1s
+    load-server-state-from-file global
+backend inherits
+    server a 10.0.0.1:1
+    server b 10.0.0.2:1 no-check
+backend named from plain
+    server c 10.0.0.3:1
+    server d 10.0.0.4:1 check
+    default-server check
+    server e 10.0.0.5:1
+defaults
+    mode tcp
+backend anew
+    load-server-state-from-file global
+    server f 10.0.0.6:1
+listen none from checked
+    load-server-state-from-file none
+"""
+    )
+    checked = {server.name for servers in configuration.servers.values() for server in servers if server.checked}
+    assert checked == {"a", "d", "e"}
+    assert configuration.reads_state == {"inherits", "anew"}
+    assert configuration.default_server["inherits"] == ["check", "inter", "1s"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "path"),
+    [
+        ("", ""),
+        ("server-state-file /a/b", "/a/b"),
+        ("server-state-base /a\nserver-state-file b", "/a/b"),
+        ("server-state-base /a/\nserver-state-file /c", "/c"),
+        ("server-state-file b", ""),
+    ],
+)
+def test_the_server_state_file_is_found(lines: str, path: str) -> None:
+    assert server_state_file(parse(f"global\n{lines}\n")) == path
 
 
 def test_only_unix_sockets_with_level_admin_can_be_asked() -> None:

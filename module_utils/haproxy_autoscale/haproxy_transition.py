@@ -1,0 +1,189 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Take servers out of a running HAProxy and bring others in so that no client notices, around a reload.
+
+An old worker cannot be corrected once the reload is made: it serves its open connections with its frozen list of
+servers. So leavers are drained before. And a new worker takes every server for usable until its first check, so
+newcomers are held down by a server-state file of our own making until their checks pass.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from . import haproxy_config, haproxy_socket
+from .haproxy_config import Configuration, Server
+from .haproxy_inspect import Running
+from .haproxy_socket import DRAIN, MAINTENANCE, RUNNING, STOPPED, ServerState
+
+# How long one command may take, in seconds.
+TIMEOUT = 5.0
+
+
+class Transition(NamedTuple):
+    """From a process's servers to a configuration's, each list by backend in the configuration's or process's order.
+
+    `newcomers` are the servers that the process does not have, or has with another address or port. `leavers` are those
+    that it has and should not. `keep` is what has to survive the reload: what a person set, and who is known to be dead.
+    `starved` are the backends that would be left without a usable server until a newcomer passes its check.
+    """
+
+    newcomers: dict[str, list[Server]]
+    leavers: dict[str, list[ServerState]]
+    keep: dict[str, list[ServerState]]
+    starved: list[str]
+
+
+def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: Collection[tuple[str, str]]) -> Transition:
+    """Compare a process's servers with a configuration's. Pure.
+
+    `ours` are the servers that a run of ours had taken out (backend, name): their drain or maintenance is no person's.
+    """
+    newcomers: dict[str, list[Server]] = {}
+    leavers: dict[str, list[ServerState]] = {}
+    keep: dict[str, list[ServerState]] = {}
+    starved = []
+    for backend, servers in wanted.servers.items():
+        had = {state.server.name: _before_us(backend, state, ours) for state in states.get(backend, [])}
+        found = haproxy_config.differences({backend: [state.server for state in had.values()]}, {backend: servers}, False)
+        added, removed, changed = found.get(backend, ([], [], []))
+        fresh = [server for server in servers if server.name in added or server.name in changed]
+        gone = [state for name, state in had.items() if name in removed or name in changed]
+        stay = [(server, had[server.name]) for server in servers if server.name in had and server.name not in changed]
+        if fresh:
+            newcomers[backend] = fresh
+        if gone:
+            leavers[backend] = gone
+        kept = [_kept(server, state) for server, state in stay]
+        if any(kept):
+            keep[backend] = [state for state in kept if state]
+        usable = any(state.usable for state in had.values())
+        still = any(state.usable for _server, state in stay)
+        if usable and not still and fresh and all(server.checked for server in fresh):
+            starved.append(backend)
+    return Transition(newcomers, leavers, keep, starved)
+
+
+def _before_us(backend: str, state: ServerState, ours: Collection[tuple[str, str]]) -> ServerState:
+    return state._replace(admin=0) if (backend, state.server.name) in ours else state
+
+
+def _kept(server: Server, state: ServerState) -> ServerState | None:
+    """What the new worker must know of a server that stays; None where its own start is right."""
+    admin = state.admin & (MAINTENANCE | DRAIN)
+    # A server in maintenance counts as stopped; whether it lives is for its checks to say, once it is back.
+    dead = state.operational == STOPPED and server.checked and not state.admin
+    if not admin and not dead and state.weight == state.initial_weight:
+        return None
+    operational = STOPPED if dead else RUNNING
+    # The place is the configuration's: a port in this file would beat the configuration's own.
+    return ServerState(server, operational, admin, state.weight, state.initial_weight)
+
+
+def state_file(transition: Transition, wanted: Configuration, proven: Collection[tuple[str, str]]) -> str:
+    """The server-state file for the reload: newcomers down until their checks pass, and what has to be kept. Pure.
+
+    Newcomers without a check are left alone, since nothing would ever bring them up; so are those `proven` (backend,
+    name) to pass already, and backends that do not read the file.
+    """
+    rows = []
+    for backend in wanted.servers:
+        if backend not in wanted.reads_state:
+            continue
+        rows += [(backend, state) for state in transition.keep.get(backend, [])]
+        rows += [
+            (backend, ServerState(server, STOPPED, 0, 1, 1))
+            for server in transition.newcomers.get(backend, [])
+            if server.checked and (backend, server.name) not in proven
+        ]
+    # A name or path that had to be resolved stays the configuration's business.
+    return haproxy_socket.server_state_file((backend, _numeric(state)) for backend, state in rows)
+
+
+def _numeric(state: ServerState) -> ServerState:
+    address = state.server.address
+    is_numeric = ":" in address or address.replace(".", "").isdigit()
+    return state if is_numeric else state._replace(server=state.server._replace(address="-"))
+
+
+def add_command(backend: str, server: Server, default_server: list[str]) -> str:
+    """The command that adds a server at runtime. An added server ignores `default-server`, so that is written out. Pure."""
+    address = f"[{server.address}]" if ":" in server.address else server.address
+    place = f"{address}:{server.port}" if server.port else address
+    return " ".join(["add server", f"{backend}/{server.name}", place, *default_server, *server.options])
+
+
+class Proven(NamedTuple):
+    """What became of the newcomers of starved backends: those added at runtime, those of them that pass their checks,
+    and those that cannot be added, each as (backend, name); `reasons` has HAProxy's words for the last."""
+
+    added: set[tuple[str, str]]
+    passing: set[tuple[str, str]]
+    refused: set[tuple[str, str]]
+    reasons: list[str]
+
+
+def prove_newcomers(running: Running, transition: Transition, wanted: Configuration, timeout: float) -> Proven:
+    """Add the newcomers of starved backends at runtime, held down, and wait for their checks at most `timeout` seconds.
+
+    Raises SocketError when HAProxy cannot be asked any more.
+    """
+    proven = Proven(set(), set(), set(), [])
+    for backend in transition.starved:
+        for server in transition.newcomers[backend]:
+            name = f"{backend}/{server.name}"
+            answer = running.ask(add_command(backend, server, wanted.default_server[backend]), TIMEOUT).strip()
+            if answer != "New server registered.":
+                proven.refused.add((backend, server.name))
+                proven.reasons.append(f"{name} cannot be added at runtime: {answer[:200]}")
+                continue
+            # On one line, because an enabled server counts as up until it is said to be down (2.6 to 3.2).
+            running.order([f"enable server {name}", f"set server {name} health down"], TIMEOUT)
+            running.order([f"enable health {name}"], TIMEOUT)
+            proven.added.add((backend, server.name))
+    deadline = time.monotonic() + timeout
+    while proven.added - proven.passing and time.monotonic() < deadline:
+        time.sleep(0.1)
+        states = haproxy_socket.parse_servers_state(running.ask("show servers state", TIMEOUT))
+        passing = {(backend, state.server.name) for backend, row in states.items() for state in row if state.usable}
+        proven = proven._replace(passing=passing & proven.added)
+    return proven
+
+
+def withdraw(running: Running, servers: Collection[tuple[str, str]]) -> None:
+    """Take servers that were added at runtime away again; one with a connection stays in maintenance. Raises SocketError."""
+    running.order([f"set server {backend}/{name} state maint" for backend, name in sorted(servers)], TIMEOUT)
+    for backend, name in sorted(servers):
+        running.ask(f"del server {backend}/{name}", TIMEOUT)
+
+
+def drain(running: Running, transition: Transition, timeout: float) -> int:
+    """Drain the leavers, wait at most `timeout` seconds for their running requests, then put them in maintenance.
+
+    Drain alone is not enough: with a persistence cookie a drained server goes on getting requests. Returns how many
+    requests ran on when the time was over. Raises SocketError.
+    """
+    places = [f"{backend}/{state.server.name}" for backend, row in transition.leavers.items() for state in row]
+    running.order((f"set server {place} state drain" for place in places), TIMEOUT)
+    deadline = time.monotonic() + timeout
+    while True:
+        used = haproxy_socket.parse_servers_connections(running.ask("show servers conn", TIMEOUT))
+        busy = sum(used.get((backend, state.server.name), 0) for backend, row in transition.leavers.items() for state in row)
+        if not busy or time.monotonic() >= deadline:
+            break
+        time.sleep(0.1)
+    running.order((f"set server {place} state maint" for place in places), TIMEOUT)
+    return busy
+
+
+def bring_back(running: Running, transition: Transition) -> None:
+    """Put the leavers that we drained back as they were; what a person had set on them stays. Raises SocketError."""
+    commands = []
+    for backend, row in transition.leavers.items():
+        for state in row:
+            was = "maint" if state.admin & MAINTENANCE else "drain" if state.admin & DRAIN else "ready"
+            commands.append(f"set server {backend}/{state.server.name} state {was}")
+    running.order(commands, TIMEOUT)

@@ -1,0 +1,301 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Servers come and go around a reload and no client notices; on a real HAProxy of every version at hand, without retries."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_transition
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_config import parse
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Intent, write_intent
+from backends import Backends
+from balancer import Balancer, ask
+from haproxy_binaries import binaries
+from test_haproxy_apply import UNBINDABLE, definition, do, is_in_force
+
+ALIVE = (1, 2, 3, 4)
+CHECK = "    default-server check inter 200ms fastinter 200ms rise 2 fall 2\n    load-server-state-from-file global\n    retries 0\n"
+
+
+@pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
+def balancer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Balancer]:
+    made = Balancer(tmp_path, request.param[1])
+    yield made
+    made.stop()
+
+
+@pytest.fixture(params=[True, False], ids=["master", "no master"])
+def master(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def web() -> Iterator[Backends]:
+    with Backends(*(f"127.0.4.{number}" for number in ALIVE)) as made:
+        yield made
+
+
+def text(balancer: Balancer, web: Backends, *numbers: int, **more: str) -> str:
+    """A backend of these servers; those that are not ALIVE are dead."""
+    state = f"    server-state-file {balancer.folder}/server-state\n"
+    lines = [f"s{number} 127.0.4.{number}:{web.port}" for number in numbers]
+    return balancer.text(*lines, **{"global_lines": state, "backend": CHECK, **more})
+
+
+def start(balancer: Balancer, web: Backends, *numbers: int, master: bool = True, **more: str) -> None:
+    (balancer.folder / "server-state").write_text("1\n")
+    balancer.start(text(balancer, web, *numbers, **more), master)
+    assert do(balancer)["applied_by"] == "none"
+
+
+def change(balancer: Balancer, web: Backends, *numbers: int, **more: str) -> dict[str, Any]:
+    balancer.config.write_text(text(balancer, web, *numbers, **more))
+    return do(balancer)
+
+
+class Clients:
+    """Requests without a retry, on new and on kept connections, for as long as the block lasts; what came back, counted."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.answers: Counter[str] = Counter()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(kept,)) for kept in (False, False, True)]
+
+    def _run(self, kept: bool) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        while not self._over.is_set():
+            try:
+                connection.request("GET", "/")
+                answer = connection.getresponse()
+                body = answer.read().decode().strip()
+                self.answers[body if answer.status == 200 else f"status {answer.status}"] += 1
+            except (OSError, http.client.HTTPException) as error:
+                self.answers[f"{type(error).__name__}"] += 1
+                connection.close()
+            if not kept:
+                connection.close()
+            time.sleep(0.005)
+        connection.close()
+
+    def __enter__(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        time.sleep(0.3)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        time.sleep(0.3)
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def failures(self) -> dict[str, int]:
+        return {answer: count for answer, count in self.answers.items() if not answer.startswith("127.0.4.")}
+
+
+def reached(balancer: Balancer, *numbers: int) -> bool:
+    return balancer.reached() == {f"127.0.4.{number}" for number in numbers}
+
+
+def until_reached(balancer: Balancer, *numbers: int) -> bool:
+    for _attempt in range(50):
+        if reached(balancer, *numbers):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_a_dead_newcomer_gets_no_request_and_a_living_one_only_after_its_checks(balancer: Balancer, web: Backends, master: bool) -> None:
+    start(balancer, web, 1, 2, master=master)
+    with Clients(balancer.port) as clients:
+        result = change(balancer, web, 1, 2, 3, 9)
+        assert (result["applied_by"], result["warnings"]) == ("reload", [])
+        # Before the check: not even the living one.
+        assert until_reached(balancer, 1, 2, 3)
+    assert clients.failures() == {}
+    # The file is for one reload: the next start takes the servers as HAProxy does.
+    assert (balancer.folder / "server-state").read_text() == "1\n"
+
+
+def test_without_the_gate_the_dead_newcomer_is_noticed(balancer: Balancer, web: Backends) -> None:
+    """What the test above would see if the gate did nothing; and the lines that are missing are named."""
+    start(balancer, web, 1, 2)
+    with Clients(balancer.port) as clients:
+        result = change(balancer, web, 1, 2, 9, backend=CHECK.replace("    load-server-state-from-file global\n", ""))
+    assert clients.failures()
+    assert "web/s9" in result["warnings"][0]
+    assert "`load-server-state-from-file global` in defaults" in result["warnings"][0]
+
+
+def test_all_servers_are_replaced_at_once_and_nobody_notices(balancer: Balancer, web: Backends, master: bool) -> None:
+    start(balancer, web, 1, 2, master=master)
+    with Clients(balancer.port) as clients:
+        result = change(balancer, web, 3, 4, 9)
+        assert result["applied_by"] == "reload"
+        web.remove("127.0.4.1")
+        web.remove("127.0.4.2")
+        assert reached(balancer, 3, 4)
+    assert clients.failures() == {}
+
+
+def test_when_no_newcomer_passes_its_check_the_old_servers_stay_until_one_does(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1, 2)
+    worker = balancer.worker()
+    with Clients(balancer.port) as clients:
+        balancer.config.write_text(text(balancer, web, 8, 9))
+        result = do(balancer, check_timeout=1)
+        assert result["applied_by"] == "none"
+        assert "no newcomer of web passes its check yet" in result["warnings"][0]
+        assert (balancer.worker(), reached(balancer, 1, 2)) == (worker, True)
+        assert not is_in_force(balancer)[0]
+        web.add("127.0.4.9")
+        assert until_reached(balancer, 1, 2, 9)
+        assert do(balancer)["applied_by"] == "reload"
+        assert reached(balancer, 9)
+    assert clients.failures() == {}
+    assert is_in_force(balancer)[0]
+
+
+def test_servers_without_a_check_are_not_held_down(balancer: Balancer, web: Backends) -> None:
+    unchecked = "    load-server-state-from-file global\n"
+    start(balancer, web, 1, backend=unchecked)
+    assert change(balancer, web, 2, 3, backend=unchecked)["applied_by"] == "reload"
+    assert reached(balancer, 2, 3)
+
+
+def test_a_connection_that_stays_on_the_old_worker_reaches_no_leaver(balancer: Balancer, web: Backends) -> None:
+    # Without idle-close-on-response, and kept busy: the old worker goes on serving this connection.
+    start(balancer, web, 1, 2, 3)
+    slow = threading.Thread(target=balancer.get, args=("/slow?ms=1500",))
+    slow.start()
+    time.sleep(0.2)
+    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10)
+    seen = []
+
+    def request() -> str:
+        connection.request("GET", "/")
+        return connection.getresponse().read().decode().strip()
+
+    try:
+        seen.append(request())
+        change(balancer, web, 2, 3)
+        after = [request() for _number in range(1)]
+    finally:
+        connection.close()
+    slow.join()
+    assert "127.0.4.1" not in after
+
+
+def test_running_requests_of_a_leaver_are_finished(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1)
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(balancer.get("/slow?ms=1500").strip()))
+    thread.start()
+    time.sleep(0.3)
+    result = change(balancer, web, 2)
+    thread.join()
+    assert answers == ["127.0.4.1"]
+    assert (result["applied_by"], result["warnings"]) == ("reload", [])
+    assert reached(balancer, 2)
+
+
+def test_a_request_that_outlasts_the_drain_is_said_and_still_finished(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1, 2)
+    answers: list[str] = []
+    threads = [threading.Thread(target=lambda: answers.append(balancer.get("/slow?ms=4000").strip())) for _number in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    result = change(balancer, web, 2)
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == ["127.0.4.1", "127.0.4.2"]
+    assert "1 requests still ran" in result["warnings"][0]
+
+
+def test_what_a_person_set_survives_a_reload_with_the_new_port(balancer: Balancer, web: Backends, master: bool) -> None:
+    more = "    cookie SERVER insert\n"
+    start(balancer, web, 1, 2, 3, 4, master=master, backend=CHECK + more)
+    for command in ("set server web/s1 state maint", "set server web/s2 state drain", "set server web/s3 weight 50%"):
+        ask(balancer.stats_socket, command)
+    weights = [line.split(" ")[7] for line in ask(balancer.stats_socket, "show servers state").splitlines() if " s3 " in line]
+    result = change(balancer, web, 1, 2, 3, 4, 9, backend=CHECK + more)
+    assert (result["applied_by"], result["warnings"]) == ("reload", [])
+    states = balancer.admin_states()
+    assert (states["s1"] & 1, states["s2"] & 8, states["s4"]) == (1, 8, 0)
+    assert [line.split(" ")[7] for line in ask(balancer.stats_socket, "show servers state").splitlines() if " s3 " in line] == weights
+    # A server whose port the file changes gets that port, and what was set on its name is not another server's.
+    moved = text(balancer, web, 1, 2, 3, 4, backend=CHECK + more).replace(f"127.0.4.4:{web.port}", f"127.0.4.4:{web.port + 1}")
+    balancer.config.write_text(moved)
+    assert do(balancer)["applied_by"] == "reload"
+    assert balancer.servers()["s4"] == f"127.0.4.4:{web.port + 1}"
+    assert balancer.servers()["s1"] == f"127.0.4.1:{web.port}"
+
+
+def test_a_server_that_is_known_to_be_dead_gets_nothing_from_the_new_worker(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1, 2, 3)
+    web.remove("127.0.4.3")
+    time.sleep(1)
+    assert reached(balancer, 1, 2)
+    with Clients(balancer.port) as clients:
+        change(balancer, web, 1, 2, 3, 4)
+        assert until_reached(balancer, 1, 2, 4)
+    assert clients.failures() == {}
+
+
+def test_after_a_failed_reload_the_drained_servers_serve_again_and_newcomers_are_gone(balancer: Balancer, web: Backends, master: bool) -> None:
+    balancer.config.write_text(text(balancer, web, 1, 2))
+    do(balancer, "master_socket" if master else "pid")
+    for numbers in ((2, 3), (3, 4)):
+        balancer.config.write_text(text(balancer, web, *numbers, bind=UNBINDABLE))
+        with pytest.raises(ApplyError, match="last good file again"):
+            do(balancer)
+        assert set(balancer.servers()) == {"s1", "s2"}
+        assert set(balancer.admin_states().values()) == {0}
+        assert reached(balancer, 1, 2)
+        assert is_in_force(balancer)[0]
+
+
+@pytest.mark.parametrize("numbers", [(2,), (1, 2)], ids=["still gone", "back"])
+def test_a_run_that_died_after_the_drain_is_healed(balancer: Balancer, web: Backends, numbers: Sequence[int]) -> None:
+    balancer.config.write_text(text(balancer, web, 1, 2))
+    do(balancer)
+    # What a run leaves that was killed right before its reload.
+    running = observe(definition(balancer), 5)
+    assert running is not None
+    assert running.states is not None
+    assert running.worker is not None
+    planned = haproxy_transition.plan(running.states, parse(text(balancer, web, 2)), [])
+    write_intent(str(balancer.state), "haproxy", Intent(running.worker, [("web", "s1")]))
+    haproxy_transition.drain(running, planned, 1)
+    assert reached(balancer, 2)
+    assert not is_in_force(balancer)[0]
+    result = change(balancer, web, *numbers)
+    assert result["applied_by"] == "reload"
+    assert until_reached(balancer, *numbers)
+    assert set(balancer.admin_states().values()) == {0}
+    assert is_in_force(balancer)[0]
+
+
+def test_a_statistics_socket_without_admin_level_brings_the_change_in_and_says_what_was_not_done(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1, 2, master=False)
+    poor = text(balancer, web, 1, 2).replace("level admin", "level operator")
+    balancer.stop()
+    balancer.start(poor, master=False)
+    balancer.config.write_text(text(balancer, web, 2, 3).replace("level admin", "level operator"))
+    result = do(balancer, stats_socket=str(balancer.stats_socket))
+    assert result["applied_by"] == "reload"
+    assert "not taken out first" in result["warnings"][0]
+    assert until_reached(balancer, 2, 3)
