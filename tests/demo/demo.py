@@ -291,6 +291,13 @@ class Demo:
                 connection.close()
         return found
 
+    def wait_for(self, addresses: list[str]) -> None:
+        """Wait until requests reach these and no others, at most for as long as a few checks take."""
+        for _attempt in range(60):
+            if set(self.reached(20)) == set(addresses):
+                return
+            time.sleep(0.2)
+
     def promise_reached(self, text: str, addresses: list[str]) -> None:
         found = self.reached()
         counted = ", ".join(f"{found[one]} by {one}" for one in sorted(found))
@@ -391,6 +398,9 @@ def third_run(demo: Demo) -> None:
     client = Client(demo.port)
     try:
         run = demo.play()
+        say("\nThe new servers get their first request once HAProxy's own checks have passed, a few seconds after the reload.\n")
+        demo.wait_for(serving)
+        time.sleep(1)  # the client meets them, too
     finally:
         client.stop()
     now = demo.processes()
