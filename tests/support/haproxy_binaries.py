@@ -16,6 +16,9 @@ CACHE = Path(__file__).resolve().parents[2] / ".cache" / "haproxy"
 # What the tests are meant to run on: the releases with long support between Debian 12 and the newest.
 WANTED = ("2.6", "3.0", "3.2")
 
+# The role is made for this version and later: Ubuntu 22.04's 2.4 is left out.
+OLDEST = (2, 6)
+
 
 def version_of(binary: str) -> str | None:
     """The version as "3.0", or None when the binary does not run here (its interpreter is an absolute path: a moved checkout breaks it)."""
@@ -34,13 +37,14 @@ def system_binary() -> str | None:
 
 @cache
 def binaries() -> dict[str, str]:
-    """Version to path, oldest first. The system's binary wins over a fetched one of the same version."""
+    """Version to path, oldest first, none too old. The system's binary wins over a fetched one of the same version."""
     candidates = [str(path) for path in CACHE.glob("*/haproxy")]
     system = system_binary()
     if system:
         candidates.append(system)
     found = {version: binary for binary in candidates if (version := version_of(binary))}
-    return {version: found[version] for version in sorted(found, key=lambda text: [int(part) for part in text.split(".")])}
+    numbers = {version: tuple(int(part) for part in version.split(".")) for version in found}
+    return {version: found[version] for version in sorted(found, key=numbers.__getitem__) if numbers[version] >= OLDEST}
 
 
 def missing() -> list[str]:
