@@ -228,6 +228,12 @@ ansible_facts:
             changed:
               description: The names of the servers that get another address or port, by backend.
               type: dict
+            impossible_binds:
+              description:
+                - Why some of the places to listen at that are new cannot be had, a sentence for each; empty when all can.
+                - C(haproxy -c) does not see it, and a reload that fails by it refuses connections for two seconds.
+              type: list
+              elements: str
             refusals:
               description: Why it removes too much, a sentence for each backend; empty when it does not.
               type: list

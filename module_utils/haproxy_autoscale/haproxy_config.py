@@ -58,15 +58,24 @@ class Server(NamedTuple):
     checked: bool = False
 
 
+class Bind(NamedTuple):
+    """One place to listen at, as written, with the words after it."""
+
+    address: str
+    options: tuple[str, ...]
+
+
 class Configuration(NamedTuple):
     """What the collection needs to know of a configuration: `servers` by backend (a `listen` section is one, too)
     in the file's order, the words of the `default-server` lines that hold at each backend's end, the backends that read
-    the global server-state file at a reload, and the words of each line of the `global` section."""
+    the global server-state file at a reload, the words of each line of the `global` section, and the places to listen at
+    (those of `bind` and `stats socket` lines)."""
 
     servers: dict[str, list[Server]]
     default_server: dict[str, list[str]]
     reads_state: frozenset[str]
     global_lines: list[list[str]]
+    binds: list[Bind]
 
 
 class Difference(NamedTuple):
@@ -194,6 +203,7 @@ def parse(text: str) -> Configuration:
     `haproxy -c` to say. Both branches of an `.if` count."""
     servers: dict[str, list[Server]] = {}
     global_lines: list[list[str]] = []
+    binds: list[Bind] = []
     backends: dict[str, _Section] = {}
     defaults: dict[str, _Section] = {}  # by name, and under "" the last one
     here = _Section("", "", [], False)
@@ -205,6 +215,9 @@ def parse(text: str) -> Configuration:
             here = _open_section(words, defaults)
         elif here.kind == "global":
             global_lines.append(words)
+            binds += _binds(words[2:] if words[:2] == ["stats", "socket"] else [])
+        elif words[0] == "bind":
+            binds += _binds(words[1:])
         elif words[0] == "default-server":
             here.default_server.extend(words[1:])
         elif words[0] == "load-server-state-from-file":
@@ -219,7 +232,12 @@ def parse(text: str) -> Configuration:
         {name: section.default_server for name, section in backends.items()},
         frozenset(name for name, section in backends.items() if section.reads_state),
         global_lines,
+        binds,
     )
+
+
+def _binds(words: Sequence[str]) -> list[Bind]:
+    return [Bind(address, tuple(words[1:])) for address in words[0].split(",")] if words else []
 
 
 def server_state_file(configuration: Configuration) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from . import haproxy_config, haproxy_process, haproxy_socket, haproxy_state
 from .haproxy_process import Identity, Process
 from .haproxy_socket import ServerState, SocketError, Workers
+from .haproxy_state import StateError
 
 
 class Definition(NamedTuple):
@@ -97,10 +98,13 @@ class Running(NamedTuple):
 
 def read_config_file(path: str) -> ConfigFile | None:
     """The file on disk, None when there is none. Raises StateError when it is there and cannot be read."""
-    data = haproxy_state.read_bytes(path)
-    if data is None:
+    try:
+        with open(path, "rb") as handle:
+            data, stat = handle.read(), os.fstat(handle.fileno())
+    except FileNotFoundError:
         return None
-    stat = os.stat(path)
+    except OSError as error:
+        raise StateError(f"{path}: {error.strerror}") from error
     return ConfigFile(data, haproxy_state.checksum(data), stat.st_mtime, stat)
 
 
@@ -117,8 +121,10 @@ def _find_statistics_socket(definition: Definition, pids: set[int], timeout: flo
     A path is not enough: the socket may be another process's.
     """
     named = [entry for text in known_texts(definition) for entry in haproxy_config.statistics_sockets(haproxy_config.parse(text))]
-    if definition.stats_socket:
-        named = [entry for entry in named if entry[0] == definition.stats_socket] or [(definition.stats_socket, False)]
+    if definition.stats_socket and definition.stats_socket not in (path for path, _passes in named):
+        named.append((definition.stats_socket, False))
+    # The one that is meant first, then what a file says that was there before us.
+    named.sort(key=lambda entry: entry[0] != definition.stats_socket)
     problem = "the configuration has no `stats socket` with `level admin`"
     for path, passes_listeners in dict.fromkeys(named):
         try:

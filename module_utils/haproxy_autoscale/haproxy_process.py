@@ -139,6 +139,14 @@ def identify(pid: int) -> Identity | None:
     return Identity(pid, entry.start_ticks, boot_id()) if entry else None
 
 
+def owner(pid: int) -> int | None:
+    """The id of the user that the process `pid` runs as; None when it has ended."""
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
+
+
 def start_time(identity: Identity) -> float:
     """When the process started, in seconds of the present clock since 1970. Counted back from now, because the
     kernel's own boot time (`btime`) is rounded to a second."""

@@ -9,7 +9,7 @@ import stat as stat_bits
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import haproxy_change, haproxy_config, haproxy_inspect, haproxy_process, haproxy_state
+from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_inspect, haproxy_process, haproxy_state
 from .haproxy_inspect import ConfigFile, Definition, Running
 from .haproxy_reload import SOCKET_TIMEOUT
 
@@ -67,6 +67,17 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
     return facts
 
 
+def _impossible_binds(definition: Definition, wanted: haproxy_config.Configuration, running: Running | None, start: bool) -> list[str]:
+    """The binds that are new and cannot be made. Those that the running process has are its own proof."""
+    if running is None:
+        # Whoever else starts it may have the privileges that we lack.
+        return haproxy_binds.impossible(wanted.binds, None if start else 0)
+    known = haproxy_inspect.known_texts(definition)[:1]
+    had = {bind for text in known for bind in haproxy_config.parse(text).binds}
+    new = [bind for bind in wanted.binds if bind not in had]
+    return haproxy_binds.impossible(new, haproxy_process.owner(running.process.pid))
+
+
 def _config_facts(definition: Definition, config_file: ConfigFile | None, in_force: bool, reason: str) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "path": definition.config_path,
@@ -120,7 +131,8 @@ def _candidate_facts(
     checksum = haproxy_state.checksum(candidate.text.encode("utf-8", "surrogateescape"))
     differs = config_file is None or config_file.checksum != checksum
     before, counted_against = haproxy_inspect.servers_now(definition, running, config_file)
-    wanted = haproxy_config.parse(candidate.text).servers
+    configuration = haproxy_config.parse(candidate.text)
+    wanted = configuration.servers
     found = haproxy_config.differences(before, wanted, compare_options=False)
     wish = haproxy_change.Wish(checksum, candidate.start, "", 0, 0)
     return {
@@ -133,6 +145,7 @@ def _candidate_facts(
         "added": {backend: row.added for backend, row in found.items() if row.added},
         "removed": {backend: row.removed for backend, row in found.items() if row.removed},
         "changed": {backend: row.changed for backend, row in found.items() if row.changed},
+        "impossible_binds": _impossible_binds(definition, configuration, running, candidate.start),
         "refusals": haproxy_config.refusals(before, wanted, candidate.maximum_removed_percent),
         "plan": haproxy_change.decide(wish, running, in_force and not differs),
     }

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -270,6 +271,22 @@ def test_a_text_that_haproxy_does_not_accept_is_refused_with_its_words(stage: St
     assert "unknown keyword" in done.text or "'klient'" in done.text
     assert "are untouched" in done.text
     assert same()
+
+
+def test_a_port_that_another_program_holds_is_refused_before_the_file_is_written(stage: Stage) -> None:
+    stage.apply(1, 2)
+    same = stage.untouched()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        done = stage.run(haproxy_autoscale_stats_bind=place)
+        assert done.status != 0
+        assert f"bind {place}: Address already in use" in done.text
+        assert same()
+    done = stage.run(haproxy_autoscale_stats_bind=place)
+    assert done.status == 0, done.output
+    assert stage.balancer.reloads() == 1
 
 
 # Faults of the API.
