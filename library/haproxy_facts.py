@@ -68,6 +68,10 @@ options:
           - Removing a single one is always allowed, unless it leaves the backend empty. V(100) allows everything.
         type: int
         default: 50
+      retry_failed:
+        description: After how many seconds a text whose reload failed may be tried again.
+        type: int
+        default: 900
   gather_servers:
     description: Whether to return every server of the running process (about 60 bytes each).
     type: bool
@@ -228,6 +232,11 @@ ansible_facts:
             changed:
               description: The names of the servers that get another address or port, by backend.
               type: dict
+            failed_before:
+              description:
+                - HAProxy's words when the reload of this very text failed before with this very program, less than O(candidates[].retry_failed) seconds ago.
+                - Empty when it may be tried.
+              type: str
             impossible_binds:
               description:
                 - Why some of the places to listen at that are new cannot be had, a sentence for each; empty when all can.
@@ -259,6 +268,7 @@ CANDIDATE = {
     "state_dir": {"type": "path", "default": "/var/lib/haproxy-autoscale"},
     "start": {"type": "bool", "default": True},
     "maximum_removed_percent": {"type": "int", "default": 50},
+    "retry_failed": {"type": "int", "default": 900},
 }
 
 
@@ -283,7 +293,7 @@ def main() -> None:
         definition = Definition(*(entry[field] for field in Definition._fields))
         candidate = None
         if entry["text"] is not None:
-            candidate = Candidate(entry["text"], entry["start"], percent)
+            candidate = Candidate(entry["text"], entry["start"], percent, entry["retry_failed"])
         try:
             processes[entry["name"]] = report(definition, candidate, module.params["gather_servers"], run)
         except StateError as error:

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
-from . import haproxy_config, haproxy_inspect, haproxy_reload, haproxy_state, haproxy_transition
+from . import haproxy_config, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state, haproxy_transition
 from .haproxy_config import Configuration
 from .haproxy_inspect import ConfigFile, Definition, Running
 from .haproxy_reload import SOCKET_TIMEOUT, ApplyError, Plan, Proof, Run
 from .haproxy_socket import SocketError
-from .haproxy_state import Intent, StateError
+from .haproxy_state import Failure, Intent, StateError
 
 
 class Wish(NamedTuple):
@@ -129,6 +130,8 @@ def _reload(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigF
     try:
         proof = haproxy_reload.reload(definition, plan, before, run)
     except ApplyError as error:
+        failure = Failure(config_file.checksum, haproxy_process.fingerprint(plan.binary), str(error), time.time())
+        haproxy_state.write_failure(definition.state_dir, definition.name, failure)
         done = _put_back(definition, wish, config_file)
         _write_server_state(wanted, NO_SERVER_STATE)
         try:
@@ -189,6 +192,7 @@ def _record(definition: Definition, config_file: ConfigFile, proof: Proof) -> No
         record = haproxy_state.Record(config_file.checksum, proof.running.process.identity, proof.running.worker)
         haproxy_state.save(definition.state_dir, definition.name, config_file.data, record)
     haproxy_state.clear_intent(definition.state_dir, definition.name)
+    haproxy_state.clear_failure(definition.state_dir, definition.name)
 
 
 def _put_back(definition: Definition, wish: Wish, config_file: ConfigFile) -> str:

@@ -203,6 +203,15 @@ def find_binary(binary: str, folders: Iterable[str] = ("/usr/local/sbin", "/usr/
     return next((place for place in places if os.path.isfile(place) and os.access(place, os.X_OK)), None)
 
 
+def fingerprint(binary: str) -> str:
+    """What tells one program from its replacement by an upgrade: path, size and time of change."""
+    try:
+        found = os.stat(binary)
+    except OSError:
+        return binary
+    return f"{binary} {found.st_size} {found.st_mtime_ns}"
+
+
 def parse_version(output: str) -> str:
     """The version in the output of `haproxy -v`, as "2.6.12"; empty when there is none."""
     found = re.search(r"^HA-?Proxy version (\d+\.\d+(?:[.-](?:dev)?\d+)?)", output, re.MULTILINE)

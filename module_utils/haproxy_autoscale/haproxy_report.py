@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import stat as stat_bits
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,11 +19,13 @@ RunWithInput = Callable[["list[str]", "bytes | None"], "tuple[int, str, str]"]
 
 
 class Candidate(NamedTuple):
-    """A text that may become the configuration; `start` is whether a stopped HAProxy would be started."""
+    """A text that may become the configuration; `start` is whether a stopped HAProxy would be started, `retry_failed`
+    after how many seconds a text whose reload failed is tried again."""
 
     text: str
     start: bool
     maximum_removed_percent: int
+    retry_failed: int
 
 
 def check(binary: str, text: str, run: RunWithInput) -> tuple[bool, list[str]]:
@@ -65,6 +68,17 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
         else:
             facts["candidate"] = _candidate_facts(definition, candidate, running, config_file, in_force, binary, run)
     return facts
+
+
+def _failed_before(definition: Definition, checksum: str, binary: str, retry_failed: int, now: float) -> str:
+    """HAProxy's words when the reload of this very text failed with this very program, and it is too early to try again.
+
+    A clock that was set back makes it due: what is not known is tried.
+    """
+    failure = haproxy_state.read_failure(definition.state_dir, definition.name)
+    if failure is None or (failure.checksum, failure.program) != (checksum, haproxy_process.fingerprint(binary)):
+        return ""
+    return failure.error if failure.when <= now < failure.when + retry_failed else ""
 
 
 def _impossible_binds(definition: Definition, wanted: haproxy_config.Configuration, running: Running | None, start: bool) -> list[str]:
@@ -145,6 +159,7 @@ def _candidate_facts(
         "added": {backend: row.added for backend, row in found.items() if row.added},
         "removed": {backend: row.removed for backend, row in found.items() if row.removed},
         "changed": {backend: row.changed for backend, row in found.items() if row.changed},
+        "failed_before": _failed_before(definition, checksum, binary, candidate.retry_failed, time.time()),
         "impossible_binds": _impossible_binds(definition, configuration, running, candidate.start),
         "refusals": haproxy_config.refusals(before, wanted, candidate.maximum_removed_percent),
         "plan": haproxy_change.decide(wish, running, in_force and not differs),

@@ -74,6 +74,42 @@ def read_record(state_dir: str, name: str) -> Record | None:
         return None
 
 
+class Failure(NamedTuple):
+    """A configuration whose reload failed: the text's checksum, the program that it was tried with (see
+    haproxy_process.fingerprint), HAProxy's words, and when, in seconds since 1970."""
+
+    checksum: str
+    program: str
+    error: str
+    when: float
+
+
+def _failure_path(state_dir: str, name: str) -> str:
+    return os.path.join(state_dir, f"{name}.failed.json")
+
+
+def write_failure(state_dir: str, name: str, failure: Failure) -> None:
+    """Keep what failed, so that it is not tried every minute: each try refuses connections. Raises StateError."""
+    write_atomically(_failure_path(state_dir, name), json.dumps(failure._asdict()).encode())
+
+
+def read_failure(state_dir: str, name: str) -> Failure | None:
+    """The last failure; None when there is none, or it makes no sense. Raises StateError when it cannot be read."""
+    data = read_bytes(_failure_path(state_dir, name))
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+        return Failure(str(found["checksum"]), str(found["program"]), str(found["error"]), float(found["when"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def clear_failure(state_dir: str, name: str) -> None:
+    """Forget the last failure. Raises StateError."""
+    _remove(_failure_path(state_dir, name))
+
+
 class Intent(NamedTuple):
     """What a run is about to do to a process, written before the first command: our drain and maintenance look like a
     person's afterwards. `servers` are those that it takes out (backend, name), on the process `worker`."""
@@ -109,12 +145,16 @@ def read_intent(state_dir: str, name: str) -> Intent | None:
 
 def clear_intent(state_dir: str, name: str) -> None:
     """Note that a run has come to its end. Raises StateError."""
+    _remove(_intent_path(state_dir, name))
+
+
+def _remove(path: str) -> None:
     try:
-        os.unlink(_intent_path(state_dir, name))
+        os.unlink(path)
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise StateError(f"{_intent_path(state_dir, name)}: {error.strerror}") from error
+        raise StateError(f"{path}: {error.strerror}") from error
 
 
 def write_atomically(path: str, data: bytes, like: os.stat_result | None = None) -> None:

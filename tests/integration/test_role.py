@@ -289,6 +289,30 @@ def test_a_port_that_another_program_holds_is_refused_before_the_file_is_written
     assert stage.balancer.reloads() == 1
 
 
+def test_a_text_whose_reload_failed_is_not_tried_again_every_minute(stage: Stage) -> None:
+    stage.apply(1, 2)
+    good, reloads = stage.balancer.config.read_bytes(), stage.balancer.reloads()
+    # What neither `haproxy -c` nor a look from outside can see.
+    bad = {"haproxy_autoscale_stats_bind": "192.0.2.1:80 interface lo"}
+    first = stage.run(**bad)
+    assert first.status != 0
+    assert "is the last good file again" in first.text
+    tried = stage.balancer.reloads()
+    assert tried > reloads
+    for arguments in ([], ["--check"]):
+        again = stage.run(*arguments, **bad)
+        assert again.status != 0
+        assert "the reload of this very configuration has failed" in again.text
+        assert "192.0.2.1:80" in again.text
+    assert (stage.balancer.config.read_bytes(), stage.balancer.reloads()) == (good, tried)
+    assert stage.serves(1, 2)
+    # When its time is over it is tried; and another text at once.
+    assert "is the last good file again" in stage.run(**bad, haproxy_autoscale_retry_failed=0).text
+    assert stage.balancer.reloads() > tried
+    stage.apply(1, 2, 3)
+    assert stage.serves(1, 2, 3)
+
+
 # Faults of the API.
 
 FAULTS: dict[str, Callable[[Ec2Endpoint], None]] = {
@@ -371,6 +395,7 @@ def test_one_of_two_regions_failing_fails_the_run(stage: Stage) -> None:
         ("min_age", -1, "min_age"),
         ("drain_timeout", -1, "haproxy_autoscale_drain_timeout"),
         ("check_timeout", -1, "haproxy_autoscale_check_timeout"),
+        ("retry_failed", -1, "haproxy_autoscale_retry_failed"),
         ("reload_timeout", 0, "haproxy_autoscale_reload_timeout"),
         ("reload_method", "restart", "haproxy_autoscale_reload_method"),
         ("address", "public", "haproxy_autoscale_address"),
