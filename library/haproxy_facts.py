@@ -177,7 +177,7 @@ ansible_facts:
               description: Where it is.
               type: str
             exists:
-              description: Whether it is there. The last five keys are there only then.
+              description: Whether it is there. The last seven keys are there only then.
               type: bool
             in_force:
               description: Whether the process runs it. What is not known is not in force.
@@ -192,11 +192,17 @@ ansible_facts:
               description: Its mode, four octal digits.
               type: str
             uid:
-              description: Its owner.
+              description: Its owner's id.
               type: int
             gid:
-              description: Its group.
+              description: Its group's id.
               type: int
+            owner:
+              description: Its owner's name; empty when the id has none.
+              type: str
+            group:
+              description: Its group's name; empty when the id has none.
+              type: str
             is_last_good:
               description: Whether it is the file that was last proven in force.
               type: bool

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import grp
+import pwd
 import stat as stat_bits
 import time
 from collections.abc import Callable
@@ -106,9 +108,19 @@ def _config_facts(definition: Definition, config_file: ConfigFile | None, in_for
             mode=f"{stat_bits.S_IMODE(config_file.stat.st_mode):04o}",
             uid=config_file.stat.st_uid,
             gid=config_file.stat.st_gid,
+            owner=_name(lambda: pwd.getpwuid(config_file.stat.st_uid).pw_name),
+            group=_name(lambda: grp.getgrgid(config_file.stat.st_gid).gr_name),
             is_last_good=config_file.data == last_good,
         )
     return facts
+
+
+def _name(look_up: Callable[[], str]) -> str:
+    """The name of a user or group, empty when the id has none."""
+    try:
+        return look_up()
+    except KeyError:
+        return ""
 
 
 def _process_facts(running: Running) -> dict[str, Any]:

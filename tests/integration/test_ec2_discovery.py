@@ -209,7 +209,11 @@ def test_a_hostile_tag_stays_data_and_a_hostile_address_leaves_the_instance_out(
     evil = "x\n  bind *:80\nlisten evil {{ lookup('pipe', 'id') }} <&>\"'"
     ec2.regions[REGION] = [[instance("i-0000000a", tags={"Name": evil}), instance("i-0000000b", interface("10.0.0.1 disabled"))]]
     result = run(ec2)
-    assert [(fact["instance_id"], fact["name"], fact["tags"]) for fact in result.instances["webheads"]] == [("i-0000000a", evil, {"Name": evil})]
+    # Data, without what could begin a line; and the name as HAProxy takes names.
+    tags = {"Name": evil.replace("\n", " ")}
+    assert [(fact["instance_id"], fact["name"], fact["tags"]) for fact in result.instances["webheads"]] == [
+        ("i-0000000a", "x_bind_:80_listen_evil_lookup_pipe_id_", tags)
+    ]
     assert result.excluded == {"webheads": [{"instance_id": "i-0000000b", "reason": "its private address is not an IPv4 address: '10.0.0.1 disabled'"}]}
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -184,6 +185,22 @@ def test_a_mode_that_was_changed_is_set_again_without_a_reload(stage: Stage) -> 
     assert stage.apply(1, 2).recap["changed"] == 1
     assert stage.balancer.config.stat().st_mode & 0o7777 == 0o640
     assert stage.balancer.reloads() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_an_owner_that_is_asked_for_is_set_without_a_reload(stage: Stage) -> None:
+    stage.apply(1, 2)
+    assert stage.apply(1, 2, haproxy_autoscale_config_group="daemon").recap["changed"] == 1
+    assert stage.balancer.config.group() == "daemon"
+    assert stage.apply(1, 2, haproxy_autoscale_config_group="daemon").recap["changed"] == 0
+    assert stage.balancer.reloads() == 0
+
+
+def test_the_difference_is_shown_when_it_is_asked_for_and_not_otherwise(stage: Stage) -> None:
+    stage.members(1)
+    assert "+++" not in stage.run().output
+    stage.members(1, 2)
+    assert "+++" in stage.run("--diff").output
 
 
 def test_a_file_that_the_role_did_not_make_is_kept_beside_the_new_one(stage: Stage, web: Backends) -> None:
