@@ -22,14 +22,14 @@ demo: ## The product at work on this machine, without AWS. KEEP=1 leaves it runn
 	@tests/setup.sh demo
 	@$(bin)/python tests/demo/demo.py $(if $(filter 1 yes true,$(KEEP)),--keep)
 
-test: setup ## All tests: unit, integration, packaging and molecule
-	@$(pytest) tests/unit tests/integration
+test: lint ## Everything that a change must pass: lint, then unit, integration, packaging and molecule tests
+	@$(pytest) --numprocesses 2 tests/unit tests/integration
 
 test-unit: setup ## The tests without processes and network
 	@$(pytest) tests/unit
 
 test-integration: setup ## The tests with a real HAProxy and an EC2 endpoint on loopback
-	@$(pytest) tests/integration
+	@$(pytest) --numprocesses 2 tests/integration
 
 test-packaging: setup ## The ways to run it (checkout, ansible-pull, installed collection, roles_path) on each ansible-core
 	@$(pytest) tests/integration/test_packaging.py
