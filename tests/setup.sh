@@ -66,30 +66,32 @@ further_core() {
     say "the tests will NOT run on ansible-core $1: $(cat "$reason")."
 }
 
+# Installs a package of the system's. Says why not, and fails, where that needs rights that this user lacks.
+apt_install() {
+    local become=() attempt
+    command -v apt-get >/dev/null || { say "this machine has no apt-get: install $1 with its own package manager."; return 1; }
+    if [ "$(id -u)" -ne 0 ]; then
+        sudo -n true 2>/dev/null || { say "this user may not install $1. With rights: sudo apt-get install --yes $1"; return 1; }
+        become=(sudo -n)
+    fi
+    say "installing $1 with apt-get ..."
+    for attempt in "" update; do
+        # A new machine may have no package lists yet, or old ones.
+        if [ -n "$attempt" ]; then "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq >>.cache/apt-install.log 2>&1 || true; fi
+        if "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$1" >>.cache/apt-install.log 2>&1; then return 0; fi
+    done
+    # A package can be there although its service could not be started (there may be no systemd): whoever calls looks for what he needs.
+    say "apt-get could not install $1: $(tail -n 1 .cache/apt-install.log)"
+    return 1
+}
+
 haproxy_installed() { PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" command -v haproxy >/dev/null; }
 
 install_haproxy() {
-    local become=()
-    haproxy_installed && return 0
-    if ! command -v apt-get >/dev/null; then
-        fail "HAProxy is missing, and this machine has no apt-get: install haproxy with its own package manager."
-    fi
-    if [ "$(id -u)" -ne 0 ]; then
-        if ! sudo -n true 2>/dev/null; then
-            # The tests also run with an unpacked package, which tests/support/haproxy_versions fetches without rights.
-            [ "$what" = test ] || fail "HAProxy is missing and this user may not install it. With rights: sudo apt-get install --yes haproxy"
-            say "HAProxy is not installed, and this user may not install it (sudo apt-get install --yes haproxy): the tests get unpacked packages only."
-            return 0
-        fi
-        become=(sudo -n)
-    fi
-    say "installing HAProxy with apt-get ..."
-    # Whether the package manages to start a service (there may be no systemd here) does not matter: what counts is that the binary is there.
-    if ! "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy >.cache/apt-install.log 2>&1; then
-        "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -qq >>.cache/apt-install.log 2>&1 || true
-        "${become[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends haproxy >>.cache/apt-install.log 2>&1 || true
-    fi
-    haproxy_installed || say "HAProxy could not be installed: $(tail -n 1 .cache/apt-install.log)"
+    haproxy_installed || apt_install haproxy || haproxy_installed && return 0
+    # The tests also run with an unpacked package, which tests/support/haproxy_versions fetches without rights.
+    [ "$what" = test ] || fail "HAProxy is missing, and the demo needs it."
+    say "HAProxy is not installed: the tests get unpacked packages only."
 }
 
 case "$what" in
@@ -101,12 +103,21 @@ mkdir -p .cache
 exec 9>.cache/setup.lock
 flock 9
 
-if ! python="$(find_python 3.11 3.99)"; then
-    for python in $(pythons); do
+# A Python that is new enough but cannot make virtual environments lacks a package of Debian's.
+install_venv() {
+    local python
+    while read -r python; do
         "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue
-        fail "$("$python" --version) is here, but cannot make virtual environments. As root: apt-get install --yes python3-venv"
-    done
+        say "$("$python" --version) is here, but cannot make virtual environments."
+        apt_install "$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+        return
+    done < <(pythons)
     fail "no Python 3.11 or later was found. As root: apt-get install --yes python3 python3-venv (on Ubuntu 22.04: python3.11 python3.11-venv)"
+}
+
+if ! python="$(find_python 3.11 3.99)"; then
+    install_venv || fail "without it there is no virtual environment."
+    python="$(find_python 3.11 3.99)" || fail "still no Python that can make virtual environments."
 fi
 
 install_haproxy

@@ -16,6 +16,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -463,7 +464,7 @@ def tell(demo: Demo, keep: bool) -> None:
         say(f"  configuration      {demo.config}")
         say("  one more run (refused, as long as no instance runs), in another terminal:")
         # Not wrapped: it is there to be copied.
-        print(f"    {' '.join(demo.command)}", flush=True)
+        print(f"    {shlex.join(demo.command)}", flush=True)
         # The end that was announced is no failure.
         with suppress(StoppedError):
             signal.pause()
