@@ -91,6 +91,7 @@ options:
   min_age:
     description:
       - Seconds that must have passed since an instance was launched. A stopped instance counts as launched when it is started again.
+      - At most 100 years.
     type: int
     default: 0
   minimum_instances:
@@ -134,11 +135,11 @@ options:
   retries:
     description:
       - How often a call is tried again when it is throttled or fails for a passing reason, with a growing and random wait of at
-        most 20 seconds before each.
+        most 20 seconds before each. At most 100 times.
     type: int
     default: 5
   timeout:
-    description: Seconds to wait for a connection, and then for each part of an answer.
+    description: Seconds to wait for a connection, and then for each part of an answer. At most 86400, one day.
     type: int
     default: 30
 notes:

@@ -27,6 +27,12 @@ ADDRESSES = {
     "private_dns": "private_dns_name",
     "public_dns": "public_dns_name",
 }
+# Far past any sense, and far before a number that a clock, a socket or a calendar cannot take.
+_LIMITS = {
+    "min_age": (100 * 365 * 86400, "100 years"),
+    "timeout": (86400, "one day"),
+    "retries": (100, "100 times"),
+}
 # Filters that an option or the search itself already sets; a second one of the same name in a call has no documented meaning.
 _OWN_FILTERS = {
     "instance.group-id": "security_groups",
@@ -97,6 +103,9 @@ def query_from(options: Mapping[str, Any]) -> Query:
             _refuse(option, options[option], "is negative")
     if options["timeout"] < 1:
         _refuse("timeout", options["timeout"], "is not a number of seconds of at least 1")
+    for option, (limit, words) in _LIMITS.items():
+        if options[option] > limit:
+            _refuse(option, options[option], f"is more than {words}")
     if not options["states"]:
         _refuse("states", [], "is empty; name at least one instance state, or leave it out for running")
     if options["endpoint_url"] and not _ENDPOINT.fullmatch(options["endpoint_url"]):
