@@ -120,7 +120,7 @@ options:
     aliases: [aws_profile]
   endpoint_url:
     description:
-      - URL to talk to instead of the region's own endpoint.
+      - URL to talk to instead of the region's own endpoint, without a user or password.
       - The environment variables E(AWS_ENDPOINT_URL_EC2) and E(AWS_ENDPOINT_URL) are used when it is not set.
     type: str
     aliases: [aws_endpoint_url]

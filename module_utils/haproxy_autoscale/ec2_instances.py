@@ -13,6 +13,7 @@ import re
 from datetime import datetime, timedelta, timezone
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Iterable, Iterator, Mapping, NamedTuple, NoReturn, Sequence
+from urllib.parse import urlsplit
 
 # "The maximum number of filter values specified on a single call is 200" (EC2's error FilterLimitExceeded): of a call, not of a filter.
 VALUES_PER_CALL = 200
@@ -47,7 +48,6 @@ _GROUP_NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 _VPC_ID = re.compile(r"vpc-[0-9a-f]{8,17}")
 _REGION = re.compile(r"[a-z]{2,8}(-[a-z]{2,16}){1,3}-[0-9]{1,2}")
-_ENDPOINT = re.compile(r"https?://[^\s/@]+(/\S*)?")
 _ZONE = re.compile(r"[a-z0-9-]{1,64}")
 _LAUNCH_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
 _DNS_NAME = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*")
@@ -108,8 +108,8 @@ def query_from(options: Mapping[str, Any]) -> Query:
             _refuse(option, options[option], f"is more than {words}")
     if not options["states"]:
         _refuse("states", [], "is empty; name at least one instance state, or leave it out for running")
-    if options["endpoint_url"] and not _ENDPOINT.fullmatch(options["endpoint_url"]):
-        _refuse("endpoint_url", options["endpoint_url"], "is not a URL that begins with https:// or http://")
+    if options["endpoint_url"]:
+        _check_endpoint(options["endpoint_url"])
     filters = _checked_filters("filters", options["filters"])
     for name, option in _OWN_FILTERS.items():
         if name in filters:
@@ -145,6 +145,19 @@ def checked_regions(regions: Sequence[str]) -> tuple[str, ...]:
         if region != "all" and not _REGION.fullmatch(region):
             _refuse("regions", region, "does not look like the name of a region, such as eu-west-1")
     return tuple(sorted(set(regions)))
+
+
+def _check_endpoint(url: str) -> None:
+    if "@" in url:
+        # Not shown, wherever the @ is: what stands before it may be a password.
+        raise Ec2Error("endpoint_url: it has an @, and a URL with a user or password is not taken. Credentials have options of their own.")
+    try:
+        parts = urlsplit(url)
+        if url.startswith(("https://", "http://")) and parts.hostname and parts.port != 0 and not re.search(r"\s", url):
+            return
+    except ValueError:
+        pass  # A bracket without its other, or a port that is none.
+    _refuse("endpoint_url", url, "is not a URL that begins with https:// or http:// and has a host and, if any, a port from 1 to 65535")
 
 
 def _checked_groups(groups: Sequence[str]) -> tuple[str, ...]:

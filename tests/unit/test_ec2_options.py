@@ -64,6 +64,13 @@ DEFAULTS: dict[str, Any] = {
         ("states", [], "empty"),
         ("endpoint_url", "ec2.example.com", "https://"),
         ("endpoint_url", "file:///etc/passwd", "https://"),
+        ("endpoint_url", "http://", "https://"),
+        ("endpoint_url", "http://:5000", "https://"),
+        ("endpoint_url", "http://ec2.example.com/a b", "https://"),
+        ("endpoint_url", "http://127.0.0.1:99999", "port"),
+        ("endpoint_url", "http://127.0.0.1:0", "port"),
+        ("endpoint_url", "http://127.0.0.1:http", "port"),
+        ("endpoint_url", "http://[::1", "https://"),
         ("filters", {"": "x"}, "name of a filter"),
         ("filters", {1: "x"}, "name of a filter"),
         ("filters", {"tag:A": []}, "no value"),
@@ -85,6 +92,18 @@ def test_a_bad_option_is_named_with_the_reason(option: str, value: object, why: 
     assert str(refused.value).startswith(f"{option}: ")
     assert why in str(refused.value)
     assert len(str(refused.value)) < 400
+
+
+@pytest.mark.parametrize("before", ["http://user:hunter2@", "https://hunter2@", "user:hunter2@", "http://user:hunter2/x@", "http://[hunter2@"])
+def test_a_password_in_the_endpoint_is_refused_and_not_shown(before: str) -> None:
+    with pytest.raises(Ec2Error, match="^endpoint_url: .* user or password") as refused:
+        query_from({**DEFAULTS, "endpoint_url": f"{before}ec2.example.com:99999"})
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["https://ec2.example.com", "http://127.0.0.1:5000", "http://[::1]:5000/", "https://ec2.example.com:443/a/path", "", None])
+def test_an_endpoint_may_have_a_port_and_a_path(url: str | None) -> None:
+    assert query_from({**DEFAULTS, "endpoint_url": url}).groups == ("webheads",)
 
 
 @pytest.mark.parametrize("group", ["webheads", "Web Heads/2 (a,b) [x]+=&;{}!$#@:", "a*", "sg", "default", "w" * 255, "sg-00000001", "sg-0123456789abcdef0"])
