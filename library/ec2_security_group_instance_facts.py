@@ -15,7 +15,8 @@ description:
   - It returns everything or nothing. When one page, one region or one credential fails, the module fails with the AWS error code,
     the operation and the region, and returns no facts.
   - Every value that could reach a configuration file is checked. An instance with a value that is not what it should be is left
-    out, with the reason in RV(ansible_facts.ec2_security_group_excluded_instances). Tags are passed on as they are.
+    out, with the reason in RV(ansible_facts.ec2_security_group_excluded_instances).
+  - Tags are passed on with a space for each control character and line separator, and otherwise as they are.
   - The same instances give the same facts, in whatever order and pages EC2 lists them.
 requirements:
   - boto3 >= 1.26.0
@@ -263,7 +264,7 @@ ansible_facts:
               type: str
               sample: '2026-01-31T06:00:00Z'
             tags:
-              description: Tags, key to value, with a space for each control character. Whoever can tag an instance wrote them; check before use.
+              description: Tags, key to value, with a space for each control character and line separator. Whoever can tag an instance wrote them; check before use.
               returned: success
               type: dict
               sample: {Name: web-1, Environment: production}
