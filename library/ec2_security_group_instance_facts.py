@@ -264,7 +264,9 @@ ansible_facts:
               type: str
               sample: '2026-01-31T06:00:00Z'
             tags:
-              description: Tags, key to value, with a space for each control character and line separator. Whoever can tag an instance wrote them; check before use.
+              description:
+                - Tags, key to value, with a space for each control character and line separator.
+                - Whoever can tag an instance wrote them; check before use.
               returned: success
               type: dict
               sample: {Name: web-1, Environment: production}
