@@ -54,10 +54,16 @@ _MEMBERS = {
     "InstanceNetworkInterface": ("Association", "Attachment", "Groups", "Ipv6Addresses", "NetworkInterfaceId", "PrivateDnsName", "PrivateIpAddress", "VpcId"),
     "InstanceNetworkInterfaceAttachment": ("DeviceIndex", "NetworkCardIndex"),
     "InstanceNetworkInterfaceAssociation": ("PublicDnsName", "PublicIp"),
+    "InstanceState": ("Name",),
     "Placement": ("AvailabilityZone",),
     "Reservation": ("Instances",),
     "SecurityGroup": ("GroupId", "GroupName", "VpcId"),
 }
+_AS_TEXT = (
+    ("Instance", "LaunchTime"),
+    ("InstanceNetworkInterfaceAttachment", "DeviceIndex"),
+    ("InstanceNetworkInterfaceAttachment", "NetworkCardIndex"),
+)
 
 
 def discover(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,8 +215,9 @@ def _trim(model: dict[str, Any]) -> None:
     for shape, kept in _MEMBERS.items():
         members = model["shapes"][shape]["members"]
         model["shapes"][shape]["members"] = {name: member for name, member in members.items() if name in kept}
-    # Text is checked and parsed here, so that a bad time excludes one instance and does not end the run; it is also ten times as fast.
-    model["shapes"]["Instance"]["members"]["LaunchTime"]["shape"] = "String"
+    # Text is checked and parsed here, so that a bad value excludes one instance and does not end the run; for times it is also ten times as fast.
+    for shape, member in _AS_TEXT:
+        model["shapes"][shape]["members"][member]["shape"] = "String"
 
 
 def _regions(session: Session, options: Mapping[str, Any]) -> tuple[str, ...]:

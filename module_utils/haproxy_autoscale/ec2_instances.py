@@ -4,7 +4,7 @@
 """From EC2's answers to the instances of each security group, and the reasons for the rest.
 
 Pure functions on plain data: nothing here talks to anything. What AWS answers is the DescribeInstances result as botocore parses it
-(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html), except that LaunchTime is still text.
+(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html), except that times and numbers are still text.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ _DNS_NAME = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9]
 # What may not stand in the name of a server (HAProxy's Configuration Manual, 2.2), and what could begin a line of its own.
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_.:-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_INDEX = re.compile(r"[0-9]{1,9}")
 _IPV6 = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
 # A failed module returns no facts, so its message carries the reasons; this many of them for a group, the rest as a count.
@@ -328,13 +329,13 @@ def choose(
 
 
 def _interfaces_by_group(instance: Mapping[str, Any], wanted: frozenset[str], vpc_id: str | None) -> dict[str, list[Mapping[str, Any]]]:
-    """The wanted groups that an instance carries → the interfaces that carry them, in order of their device index.
+    """The wanted groups that an instance carries → the interfaces that carry them.
 
     Exact on our side, because EC2 takes ``*`` in a filter's value for a wildcard and lists instances of further groups.
     """
     carried: dict[str, list[Mapping[str, Any]]] = {}
     interfaces = instance.get("NetworkInterfaces") or []
-    for interface in sorted(interfaces, key=_position) if len(interfaces) > 1 else interfaces:
+    for interface in interfaces:
         if vpc_id and interface.get("VpcId", vpc_id) != vpc_id:
             continue
         for group in interface.get("Groups") or []:
@@ -349,9 +350,15 @@ def _interfaces_by_group(instance: Mapping[str, Any], wanted: frozenset[str], vp
     return carried
 
 
-def _position(interface: Mapping[str, Any]) -> tuple[int, int, str]:
+def _position(interface: Mapping[str, Any]) -> tuple[int, int]:
     attachment = interface.get("Attachment") or {}
-    return (attachment.get("DeviceIndex", 0), attachment.get("NetworkCardIndex", 0), str(interface.get("NetworkInterfaceId")))
+    return (_index(attachment.get("DeviceIndex", 0), "device index"), _index(attachment.get("NetworkCardIndex", 0), "network card index"))
+
+
+def _index(value: object, what: str) -> int:
+    if _INDEX.fullmatch(str(value)):
+        return int(str(value))
+    raise _Unusable(f"the {what} of its network interface is not a number: {shown(value)}")
 
 
 def _refuse_union(region: str, vpcs: Mapping[str, set[str]]) -> None:
@@ -398,7 +405,9 @@ def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], 
     tags = {_CONTROL.sub(" ", str(tag.get("Key"))): _CONTROL.sub(" ", str(tag.get("Value") or "")) for tag in instance.get("Tags") or []}
     if not interfaces:
         raise _Unusable("it has no network interface")
-    for interface in interfaces:
+    # By id first, so that the reason does not depend on the order of the answer when several have a bad index.
+    ordered = sorted(sorted(interfaces, key=lambda interface: str(interface.get("NetworkInterfaceId"))), key=_position)
+    for interface in ordered:
         addresses = _addresses(instance, interface)
         if addresses[ADDRESSES[address]]:
             return {
@@ -412,7 +421,7 @@ def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], 
                 "launch_time": launch_time,
                 "tags": tags,
             }
-    devices = ", ".join(str(_position(interface)[0]) for interface in interfaces)
+    devices = ", ".join(str(_position(interface)[0]) for interface in ordered)
     raise _Unusable(f"no {address} on the network interface that carries the group (device index {devices})")
 
 

@@ -224,6 +224,27 @@ def test_a_bad_launch_time_leaves_out_one_instance(ec2: Ec2Endpoint) -> None:
     assert result.excluded["webheads"][0]["reason"] == "its launch time is not a time: 'yesterday'"
 
 
+@pytest.mark.parametrize(
+    ("index", "what"),
+    [
+        ("<deviceIndex>first</deviceIndex>", "device index of its network interface is not a number: 'first'"),
+        ("<deviceIndex/>", "device index of its network interface is not a number: ''"),
+        ("<deviceIndex>0</deviceIndex><networkCardIndex>x</networkCardIndex>", "network card index of its network interface is not a number: 'x'"),
+    ],
+)
+def test_a_bad_index_leaves_out_one_instance(ec2: Ec2Endpoint, index: str, what: str) -> None:
+    bad = instance("i-0000000b").replace("<deviceIndex>0</deviceIndex>", index)
+    ec2.regions[REGION] = [[instance("i-0000000a"), bad]]
+    result = run(ec2)
+    assert result.ids("webheads") == ["i-0000000a"]
+    assert result.excluded["webheads"] == [{"instance_id": "i-0000000b", "reason": f"the {what}"}]
+
+
+def test_a_number_that_nothing_here_needs_may_be_none(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a").replace("<code>16</code>", "<code>running</code>")]]
+    assert run(ec2).ids("webheads") == ["i-0000000a"]
+
+
 def test_five_thousand_instances_come_in_pages_and_none_is_lost(ec2: Ec2Endpoint) -> None:
     ec2.regions[REGION] = many(5000)
     result = run(ec2)

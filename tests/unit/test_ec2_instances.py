@@ -43,7 +43,7 @@ def interface(address: str | None = "10.0.0.1", *groups: dict[str, str], device:
         "NetworkInterfaceId": f"eni-0000000{device}",
         "VpcId": "vpc-00000001",
         "Groups": list(groups or [WEB]),
-        "Attachment": {"DeviceIndex": device},
+        "Attachment": {"DeviceIndex": str(device)},
         "Ipv6Addresses": [],
         **({"PrivateIpAddress": address} if address is not None else {}),
         **members,
@@ -144,8 +144,8 @@ def test_the_address_is_that_of_the_interface_that_carries_the_group() -> None:
 
 
 def test_of_several_interfaces_with_the_group_the_lowest_device_index_wins() -> None:
-    interfaces = [interface(f"10.0.{device}.1", WEB, device=device) for device in (2, 0, 1)]
-    assert only(instance("i-00000001", *interfaces))["address"] == "10.0.0.1"
+    interfaces = [interface(f"10.0.{device}.1", WEB, device=device) for device in (10, 2, 9)]
+    assert only(instance("i-00000001", *interfaces))["address"] == "10.0.2.1"
 
 
 def test_an_interface_without_such_an_address_is_passed_over() -> None:
@@ -225,6 +225,7 @@ def test_the_order_of_the_answer_changes_nothing(shuffled: random.Random) -> Non
             instance("i-00000003", LaunchTime="2026-01-01T00:00:00Z"),
             instance("i-00000004", interface("nonsense")),
             instance("i-00000005", interface("10.0.0.5;", SSH)),
+            instance("i-00000006", interface(Attachment={"DeviceIndex": "x"}), interface("10.0.1.6", device=1, Attachment={"DeviceIndex": "y"})),
         ]
 
     expected = chosen(*answer(), wanted=query("webheads", "ssh"))
@@ -288,7 +289,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-@pytest.mark.parametrize("where", ["private", "public", "ipv6", "private_dns", "public_dns", "zone", "vpc", "launch_time", "id"])
+@pytest.mark.parametrize("where", ["private", "public", "ipv6", "private_dns", "public_dns", "zone", "vpc", "launch_time", "device", "card", "id"])
 def test_one_bad_value_leaves_out_one_instance_with_a_short_reason(where: str, hostile: str) -> None:
     interfaces = {
         "private": interface(hostile),
@@ -297,6 +298,8 @@ def test_one_bad_value_leaves_out_one_instance_with_a_short_reason(where: str, h
         "private_dns": interface(PrivateDnsName=hostile),
         "public_dns": interface(Association={"PublicDnsName": hostile}),
         "vpc": interface(VpcId=hostile),
+        "device": interface(Attachment={"DeviceIndex": hostile}),
+        "card": interface(Attachment={"DeviceIndex": "0", "NetworkCardIndex": hostile}),
     }
     members = {"zone": {"Placement": {"AvailabilityZone": hostile}}, "launch_time": {"LaunchTime": hostile}, "vpc": {"VpcId": hostile}}
     bad = instance(hostile if where == "id" else "i-00000002", interfaces.get(where, interface()), **members.get(where, {}))
