@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_endpoint import REGION, Ec2Endpoint, instance, interface, many, security_group
+from ec2_endpoint import REGION, Answer, Ec2Endpoint, instance, interface, many, page, security_group
 from ec2_module import ROOT, Result, run_module
 from moto_aws import MotoAws
 
@@ -205,6 +205,99 @@ def test_the_address_is_that_of_the_interface_with_the_group(ec2: Ec2Endpoint) -
     assert run(ec2).instances["webheads"][0]["address"] == "10.0.1.1"
 
 
+FACT = {
+    "instance_id": "i-0000000a",
+    "name": "web-1",
+    "availability_zone": "eu-west-1a",
+    "region": "eu-west-1",
+    "vpc_id": "vpc-00000001",
+    "launch_time": "2026-01-31T06:00:00Z",
+    "tags": {"Name": "web-1", "Role": "web"},
+}
+# By device index the first, which has no private name of its own and so has the instance's.
+FIRST = {
+    "private_ip_address": "10.0.0.1",
+    "public_ip_address": "203.0.113.1",
+    "ipv6_address": "2001:db8::1",
+    "private_dns_name": "ip-10-0-0-1.internal",
+    "public_dns_name": "ec2-1.example.com",
+}
+# By device index and then by network card the second.
+SECOND = {
+    "private_ip_address": "10.0.1.1",
+    "public_ip_address": "203.0.113.2",
+    "ipv6_address": "2001:db8::2",
+    "private_dns_name": "ip-10-0-1-1.internal",
+    "public_dns_name": "ec2-2.example.com",
+}
+
+
+@pytest.mark.parametrize(
+    ("address", "member"),
+    [
+        ("private_ipv4", "private_ip_address"),
+        ("public_ipv4", "public_ip_address"),
+        ("ipv6", "ipv6_address"),
+        ("private_dns", "private_dns_name"),
+        ("public_dns", "public_dns_name"),
+    ],
+)
+def test_every_field_comes_from_the_wire_and_of_the_right_interface(ec2: Ec2Endpoint, address: str, member: str) -> None:
+    web, ssh = ("sg-00000001", "webheads"), ("sg-00000002", "ssh")
+    # Neither the order nor the ids of the interfaces are those of their indexes.
+    interfaces = [
+        interface("10.0.2.1", [web, ssh], 1, "vpc-00000001", "203.0.113.3", ["2001:db8::3"], "ec2-3.example.com", "ip-10-0-2-1.internal", 1, "eni-1"),
+        interface("10.0.1.1", [web, ssh], 1, "vpc-00000001", "203.0.113.2", ["2001:db8::2"], "ec2-2.example.com", "ip-10-0-1-1.internal", 0, "eni-2"),
+        interface("10.0.0.1", [web], 0, "vpc-00000001", "203.0.113.1", ["2001:db8::1"], "ec2-1.example.com", "", 0, "eni-3"),
+    ]
+    ec2.regions[REGION] = [[instance("i-0000000a", *interfaces, tags=FACT["tags"], vpc="vpc-00000009", private_dns="ip-10-0-0-1.internal")]]
+    result = run(ec2, security_groups=["webheads", "ssh"], address=address)
+    assert result.instances == {"webheads": [{**FACT, **FIRST, "address": FIRST[member]}], "ssh": [{**FACT, **SECOND, "address": SECOND[member]}]}
+
+
+def test_a_terminated_instance_is_known_by_its_own_groups(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a", "", state="terminated", groups=[("sg-00000001", "webheads")])]]
+    result = run(ec2, states=["terminated"], minimum_instances=0)
+    assert result.excluded == {"webheads": [{"instance_id": "i-0000000a", "reason": "it has no network interface"}]}
+
+
+def listing(*instances: str, token: str | None = None) -> Answer:
+    return page("DescribeInstances", f"<reservationSet><item><instancesSet>{''.join(instances)}</instancesSet></item></reservationSet>", token)
+
+
+def test_the_exclusion_is_read_to_its_last_page_for_names_and_for_ids(ec2: Ec2Endpoint) -> None:
+    ssh = interface("10.0.0.2", [("sg-00000002", "ssh")])
+    kept, by_name, by_id = instance("i-0000000a"), instance("i-0000000b"), instance("i-0000000c", ssh)
+    search = [listing(kept, by_name), listing(by_id)]
+    ec2.fault("DescribeInstances", *search, listing(token="1"), listing(by_name), listing(token="1"), listing(by_id))
+    result = run(ec2, security_groups=["webheads", "sg-00000002"], exclude_filters={"tag:Out": "yes"}, minimum_instances=0)
+    assert {group: [fact["instance_id"] for fact in found] for group, found in result.instances.items()} == {"webheads": ["i-0000000a"], "sg-00000002": []}
+    assert {group: [entry["instance_id"] for entry in out] for group, out in result.excluded.items()} == {
+        "webheads": ["i-0000000b"],
+        "sg-00000002": ["i-0000000c"],
+    }
+    assert [request.filters.get("tag:Out") for request in ec2.requests] == [None, None, *[["yes"]] * 4]
+
+
+def test_groups_without_instances_are_asked_for_in_calls_of_199_and_to_the_last_page(ec2: Ec2Endpoint) -> None:
+    names = [f"group-{number}" for number in range(250)]
+    existing = [security_group(f"sg-{number:08x}", name) for number, name in enumerate(names)]
+
+    def some(start: int, end: int, token: str | None = None) -> Answer:
+        return page("DescribeSecurityGroups", f"<securityGroupInfo>{''.join(existing[start:end])}</securityGroupInfo>", token)
+
+    ec2.fault("DescribeSecurityGroups", some(0, 100, "1"), some(100, 199), some(199, 250))
+    assert run(ec2, security_groups=names, vpc_id="vpc-00000001", minimum_instances=0).instances == {name: [] for name in names}
+    asked = [request.filters for request in ec2.requests if request.operation == "DescribeSecurityGroups"]
+    assert asked == [{"group-name": part, "vpc-id": ["vpc-00000001"]} for part in (names[:199], names[:199], names[199:])]
+
+
+def test_a_session_token_is_sent(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a")]]
+    run(ec2, access_key="AKIAOPTIONOPTIONOPTI", secret_key="secret-given-as-an-option", session_token="token-given-as-an-option")
+    assert [request.session_token for request in ec2.requests] == ["token-given-as-an-option"]
+
+
 def test_a_hostile_tag_stays_data_and_a_hostile_address_leaves_the_instance_out(ec2: Ec2Endpoint) -> None:
     evil = "x\n  bind *:80\nlisten evil {{ lookup('pipe', 'id') }} <&>\"'"
     ec2.regions[REGION] = [[instance("i-0000000a", tags={"Name": evil}), instance("i-0000000b", interface("10.0.0.1 disabled"))]]
@@ -275,6 +368,29 @@ def test_imdsv1_is_never_asked(ec2: Ec2Endpoint) -> None:
     assert ec2.metadata_requests == [("PUT", "/latest/api/token", False)]
 
 
+def test_a_metadata_service_that_is_turned_off_is_not_asked(ec2: Ec2Endpoint) -> None:
+    ec2.metadata_region = "us-west-2"
+    assert run(ec2, {**on_an_instance(ec2), "AWS_EC2_METADATA_DISABLED": "true"}).message.startswith("regions: none is given")
+    assert ec2.metadata_requests == []
+
+
+@pytest.mark.parametrize("v2", [True, False])
+def test_the_credentials_of_the_role_come_by_imdsv2_only(ec2: Ec2Endpoint, v2: bool) -> None:
+    ec2.metadata_region, ec2.metadata_v2 = "us-west-2", v2
+    ec2.metadata_credentials = {
+        "Code": "Success",
+        "AccessKeyId": "ASIAROLEROLEROLEROLE",
+        "SecretAccessKey": "secret-of-the-role",
+        "Token": "token-of-the-role",
+        "Expiration": "2126-01-31T06:00:00Z",
+    }
+    ec2.regions[REGION] = [[instance("i-0000000a")]]
+    result = run(ec2, {**on_an_instance(ec2), "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, regions=[REGION])
+    assert result.failed is not v2
+    assert [request.session_token for request in ec2.requests] == ["token-of-the-role"] * v2
+    assert {method for method, _path, token in ec2.metadata_requests if not token} == {"PUT"}
+
+
 @pytest.mark.parametrize("region", ["", "us-west-2.evil.example", "x" * 1000, "us-west-2\nx"])
 def test_what_is_no_region_is_not_taken_from_there(ec2: Ec2Endpoint, region: str) -> None:
     ec2.metadata_region = region
@@ -300,6 +416,15 @@ def test_the_environment_goes_before_the_instance_and_the_option_before_both(ec2
     assert run(ec2, environment).instances["webheads"][0]["region"] == "us-east-2"
     assert run(ec2, environment, regions=["eu-west-1"]).instances["webheads"][0]["region"] == "eu-west-1"
     assert ec2.metadata_requests == []
+
+
+@pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_the_environment_goes_before_the_profile(ec2: Ec2Endpoint, tmp_path: Path, variable: str) -> None:
+    (tmp_path / "config").write_text("[profile web]\nregion = us-east-2\n")
+    for name in ("us-east-1", "us-east-2"):
+        ec2.regions[name] = [[instance("i-0000000a")]]
+    environment = {"AWS_DEFAULT_REGION": "", "AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_PROFILE": "web", variable: "us-east-1"}
+    assert run(ec2, environment).instances["webheads"][0]["region"] == "us-east-1"
 
 
 def test_the_endpoint_for_ec2_goes_before_the_one_for_all_and_the_option_before_both(ec2: Ec2Endpoint) -> None:

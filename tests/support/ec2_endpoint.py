@@ -14,6 +14,7 @@ It does not filter: what a page holds is what is answered, whatever was asked. W
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -49,6 +50,7 @@ class Request(NamedTuple):
     operation: str
     region: str
     parameters: dict[str, str]
+    session_token: str | None = None
 
     @property
     def filters(self) -> dict[str, list[str]]:
@@ -81,14 +83,20 @@ def interface(
     vpc: str = "vpc-00000001",
     public: str | None = None,
     ipv6: Sequence[str] = (),
+    public_dns: str = "",
+    private_dns: str = "",
+    card: int = 0,
+    interface_id: str | None = None,
 ) -> str:
     """A network interface as XML. ``groups`` are pairs of id and name."""
     group_set = "".join(f"<item><groupId>{escape(one)}</groupId><groupName>{escape(name)}</groupName></item>" for one, name in groups)
-    association = f"<association><publicIp>{escape(public)}</publicIp><publicDnsName/></association>" if public else ""
+    association = f"<association><publicIp>{escape(public)}</publicIp><publicDnsName>{escape(public_dns)}</publicDnsName></association>" if public else ""
     return (
-        f"<item><networkInterfaceId>eni-0000000{device}</networkInterfaceId><vpcId>{escape(vpc)}</vpcId>"
+        f"<item><networkInterfaceId>{interface_id or f'eni-0000000{device}'}</networkInterfaceId><vpcId>{escape(vpc)}</vpcId>"
         + (f"<privateIpAddress>{escape(address)}</privateIpAddress>" if address is not None else "")
-        + f"<groupSet>{group_set}</groupSet><attachment><deviceIndex>{device}</deviceIndex></attachment>{association}"
+        + (f"<privateDnsName>{escape(private_dns)}</privateDnsName>" if private_dns else "")
+        + f"<groupSet>{group_set}</groupSet>{association}"
+        + f"<attachment><deviceIndex>{device}</deviceIndex><networkCardIndex>{card}</networkCardIndex></attachment>"
         + "<ipv6AddressesSet>"
         + "".join(f"<item><ipv6Address>{escape(one)}</ipv6Address></item>" for one in ipv6)
         + "</ipv6AddressesSet></item>"
@@ -103,11 +111,15 @@ def instance(
     state: str = "running",
     zone: str = "eu-west-1a",
     vpc: str = "vpc-00000001",
+    private_dns: str = "",
+    groups: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """An instance as XML, with one interface in the group webheads unless others are given."""
+    """An instance as XML, with one interface in the group webheads unless others are given; an empty text for none."""
+    group_set = "".join(f"<item><groupId>{escape(one)}</groupId><groupName>{escape(name)}</groupName></item>" for one, name in groups)
     return (
         f"<item><instanceId>{escape(instance_id)}</instanceId><instanceState><code>16</code><name>{state}</name></instanceState>"
         f"<launchTime>{escape(launched)}</launchTime><placement><availabilityZone>{escape(zone)}</availabilityZone></placement>"
+        f"<privateDnsName>{escape(private_dns)}</privateDnsName><groupSet>{group_set}</groupSet>"
         f"<vpcId>{escape(vpc)}</vpcId><networkInterfaceSet>{''.join(interfaces or [interface()])}</networkInterfaceSet>{tag_set(tags or {})}</item>"
     )
 
@@ -136,6 +148,8 @@ class Ec2Endpoint:
         """What the instance metadata service says; None for its not being there."""
         self.metadata_v2 = True
         """Whether it gives tokens. It always answers requests without one, as IMDSv1 does."""
+        self.metadata_credentials: dict[str, str] | None = None
+        """What it says of the role "web"; None for no role."""
         self.metadata_requests: list[tuple[str, str, bool]] = []
         """Method, path and whether a token came with it."""
         self.namespace = NAMESPACE
@@ -203,7 +217,7 @@ class Ec2Endpoint:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0))).decode()
         parameters = {key: values[0] for key, values in parse_qs(body, keep_blank_values=True).items()}
         credential = re.search(r"Credential=[^/]+/\d+/([^/]+)/ec2/", handler.headers.get("Authorization", ""))
-        request = Request(parameters["Action"], credential.group(1) if credential else "", parameters)
+        request = Request(parameters["Action"], credential.group(1) if credential else "", parameters, handler.headers.get("X-Amz-Security-Token"))
         self.requests.append(request)
         _send(handler, self._answer(request))
 
@@ -234,6 +248,10 @@ class Ec2Endpoint:
             ("GET", "/latest/meta-data/placement/region"): lambda: Answer(200, self.metadata_region or ""),
             ("GET", "/latest/meta-data/placement/availability-zone/"): lambda: Answer(200, f"{self.metadata_region}a"),
         }
+        if self.metadata_credentials:
+            role = "/latest/meta-data/iam/security-credentials/"
+            answers["GET", role] = lambda: Answer(200, "web")
+            answers["GET", role + "web"] = lambda: Answer(200, json.dumps(self.metadata_credentials))
         answer = answers.get((handler.command, handler.path))
         _send(handler, answer() if answer and self.metadata_region else Answer(404))
 
