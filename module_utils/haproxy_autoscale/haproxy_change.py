@@ -80,45 +80,58 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     is_in_force, reason = haproxy_inspect.in_force(definition, before, config_file)
     action = decide(wish, before, is_in_force)
     if action == "none" or check_mode:
-        return _result(action, reason, "", before, config_file.text)
-    plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command))
+        return _result(action, reason, "", before, haproxy_inspect.whole_text(definition, before, config_file.text))
+    plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command, plan.master_socket))
     if before is None:
         return _start(definition, plan, wish, config_file, reason, run)
     return _reload(definition, plan, wish, config_file, before, reason, run)
 
 
 def _start(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigFile, reason: str, run: Run) -> dict[str, Any]:
+    for pid in haproxy_process.read_pid_file(definition.pid_file):
+        if haproxy_process.identify(pid) is not None:
+            # Both would bind, and share the clients between the new file and one that nobody renews.
+            raise ApplyError(
+                f"{definition.pid_file} names the living HAProxy {pid}, whose command line does not show that it runs"
+                f" {definition.config_path}. A second one is not started beside it"
+            )
     haproxy_state.clear_intent(definition.state_dir, definition.name)
-    _write_server_state(haproxy_config.parse(config_file.text), NO_SERVER_STATE)
     try:
+        _write_server_state(haproxy_config.parse(config_file.text), NO_SERVER_STATE)
         proof = haproxy_reload.start(definition, plan, run)
-    except ApplyError as error:
-        raise ApplyError(f"{error}. {_put_back(definition, wish, config_file)}") from error
+    except (ApplyError, StateError) as error:
+        raise ApplyError(f"{error}. {_put_back(definition, wish, config_file, None)}") from error
     _record(definition, config_file, proof)
     return _result("start", reason, proof.text, None, config_file.text)
 
 
 def _reload(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigFile, before: Running, reason: str, run: Run) -> dict[str, Any]:
     """Newcomers gated, leavers drained, reload, proof; on failure everything as it was."""
-    wanted = haproxy_config.parse(config_file.text)
-    result = _result("reload", reason, "", before, config_file.text)
+    text = haproxy_inspect.whole_text(definition, before, config_file.text)
+    wanted = haproxy_config.parse(text)
+    result = _result("reload", reason, "", before, text)
     change = haproxy_transition.plan(before.states or {}, wanted, _taken_out(definition, before))
     proven = haproxy_transition.Proven(set(), set(), set(), [])
-    drained = False
+    taken_out, drained = change, False
     if before.states is None:
         result["warnings"].append(f"servers that go were not drained, because HAProxy cannot be asked: {before.problem}")
     elif before.worker is not None:
         try:
+            # Before the first command: a run that dies from here on is healed by the next.
+            places = [(backend, state.server.name) for backend, row in change.leavers.items() for state in row]
+            haproxy_state.write_intent(definition.state_dir, definition.name, Intent(before.worker, places))
             proven = haproxy_transition.prove_newcomers(before, change, wanted, wish.check_timeout)
             waiting = [backend for backend in change.starved if not _has_any(proven, backend)]
             if waiting:
-                why = f"no newcomer of {', '.join(waiting)} passes its check yet, so the servers that go stay for this run"
+                # Left in the process, the next run would take them for servers that stay.
+                haproxy_transition.withdraw(before, proven.added)
+                haproxy_state.clear_intent(definition.state_dir, definition.name)
+                why = f"no other server of {', '.join(waiting)} passes its check yet, so the servers that go stay for this run"
                 return {**result, "applied_by": "none", "warnings": [why]}
-            if change.leavers:
-                places = [(backend, state.server.name) for backend, row in change.leavers.items() for state in row]
-                haproxy_state.write_intent(definition.state_dir, definition.name, Intent(before.worker, places))
+            taken_out = haproxy_transition.sparing(change, proven)
+            if taken_out.leavers:
                 drained = True
-                busy = haproxy_transition.drain(before, change, wish.drain_timeout)
+                busy = haproxy_transition.drain(before, taken_out, wish.drain_timeout)
                 if busy:
                     result["warnings"].append(f"{busy} requests still ran on servers that go after {wish.drain_timeout:.0f} s")
         except SocketError as error:
@@ -126,17 +139,20 @@ def _reload(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigF
             result["warnings"].append(f"servers were not taken out first: {error}")
     result["warnings"] += proven.reasons + _ungated(change, wanted, proven)
     # Those that cannot be added cannot be proven; held down they would be an outage, so they start as HAProxy starts them.
-    _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused))
     try:
+        _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused))
         proof = haproxy_reload.reload(definition, plan, before, run)
-    except ApplyError as error:
+    except (ApplyError, StateError) as error:
         failure = Failure(config_file.checksum, haproxy_process.fingerprint(plan.binary), str(error), time.time())
         haproxy_state.write_failure(definition.state_dir, definition.name, failure)
-        done = _put_back(definition, wish, config_file)
-        _write_server_state(wanted, NO_SERVER_STATE)
+        done = _put_back(definition, wish, config_file, before)
+        try:
+            _write_server_state(wanted, NO_SERVER_STATE)
+        except StateError as trouble:
+            done += f" {trouble}."
         try:
             if drained:
-                haproxy_transition.bring_back(before, change)
+                haproxy_transition.bring_back(before, taken_out)
             haproxy_transition.withdraw(before, proven.added)
             haproxy_state.clear_intent(definition.state_dir, definition.name)
         except SocketError as trouble:
@@ -195,11 +211,15 @@ def _record(definition: Definition, config_file: ConfigFile, proof: Proof) -> No
     haproxy_state.clear_failure(definition.state_dir, definition.name)
 
 
-def _put_back(definition: Definition, wish: Wish, config_file: ConfigFile) -> str:
+def _put_back(definition: Definition, wish: Wish, config_file: ConfigFile, running: Running | None) -> str:
     """Put the last good file back after a failed start or reload, so that a restart does not meet the bad one; where
-    there is none yet, the copy of the file that this run replaced. Returns what was done, in words."""
+    there is none yet, or the process was reloaded by hand since, the copy of the file that this run replaced. Returns what
+    was done, in words."""
     places = [haproxy_state.last_good_path(definition.state_dir, definition.name), wish.backup_file]
     try:
+        record = haproxy_state.read_record(definition.state_dir, definition.name)
+        if running is not None and record is not None and (record.main, record.worker) != (running.process.identity, running.worker):
+            places.reverse()
         for place in filter(None, places):
             data = haproxy_state.read_bytes(place)
             if data is None:

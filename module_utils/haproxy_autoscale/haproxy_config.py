@@ -141,7 +141,7 @@ def split_address(text: str) -> tuple[str, int]:
     # "[::1]" is an address without a port: its last colon stands within the brackets.
     if not colon or after.endswith("]"):
         return _plain_address(host.strip("[]")), 0
-    # "+100" adds to the port that the client came to; the process shows the 100 alone.
+    # "+100" adds to the port that the client came to; the process shows the 100 alone. Of "-100" it shows no port at all.
     port = after[1:] if after[:1] == "+" else after
     return _plain_address(before.strip("[]")), int(port) if port.isdigit() else 0
 
@@ -264,8 +264,14 @@ def statistics_sockets(configuration: Configuration) -> list[tuple[str, bool]]:
 
 
 def _same_address(old: Server, new: Server) -> bool:
-    # A name in the file is an address in the process, and a path is "-": they are the same server while the name is.
-    return old.address == "-" or new.address in (old.address, old.fqdn)
+    # A name in the file is an address in the process, a path is "-", and an environment variable is its value: they are
+    # the same server while the name is.
+    return old.address == "-" or "$" in new.address or new.address in (old.address, old.fqdn)
+
+
+def _same_port(old: Server, new: Server) -> bool:
+    # Where the file gives no number (a variable, an offset) there is nothing to compare.
+    return new.port in (0, old.port)
 
 
 def _stays(server: Server, names: Mapping[str, Server], places: set[tuple[str, int]]) -> bool:
@@ -320,7 +326,7 @@ def differences(before: Mapping[str, Sequence[Server]], after: Mapping[str, Sequ
             name
             for name, server in new.items()
             if name in old
-            and (not _same_address(old[name], server) or server.port != old[name].port or (compare_options and server.options != old[name].options))
+            and (not _same_address(old[name], server) or not _same_port(old[name], server) or (compare_options and server.options != old[name].options))
         ]
         difference = Difference(
             added=[name for name in new if name not in old],

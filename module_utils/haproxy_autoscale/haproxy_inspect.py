@@ -108,6 +108,44 @@ def read_config_file(path: str) -> ConfigFile | None:
     return ConfigFile(data, haproxy_state.checksum(data), stat.st_mtime, stat)
 
 
+def files_of(running: Running | None, config_path: str) -> list[str]:
+    """The files that the process reads, in its order: those given with -f, and in a folder its *.cfg by name.
+
+    Ours alone when it does not run: then nobody says which others there are.
+    """
+    if running is None:
+        return [config_path]
+    found = []
+    for name in running.process.command_line.config_files:
+        if os.path.isdir(name):
+            found += sorted(os.path.join(name, entry) for entry in os.listdir(name) if entry.endswith(".cfg"))
+        else:
+            found.append(name)
+    return found
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Whether two paths lead to one file, over links, too; neither need exist."""
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def whole_text(definition: Definition, running: Running | None, text: str) -> str:
+    """The text that the process would read with `text` as our file: the others of its set around it.
+
+    Raises StateError when one of them cannot be read.
+    """
+    paths = files_of(running, definition.config_path)
+    if len(paths) == 1:
+        return text
+    texts = []
+    for path in paths:
+        if is_same_file(path, definition.config_path):
+            texts.append(text)
+        else:
+            texts.append((haproxy_state.read_bytes(path) or b"").decode("utf-8", "surrogateescape"))
+    return "\n".join(texts)
+
+
 def known_texts(definition: Definition) -> list[str]:
     """The texts that the process may be running with, the likeliest first: the last good file, the file on disk."""
     paths = [haproxy_state.last_good_path(definition.state_dir, definition.name), definition.config_path]
@@ -216,7 +254,7 @@ def in_force(definition: Definition, running: Running | None, config_file: Confi
         return False, f"the process cannot be asked what it runs: {running.problem}"
     if config_file.modified >= haproxy_process.start_time(running.worker):
         return False, "the file is newer than the process"
-    wanted = haproxy_config.parse(config_file.text).servers
+    wanted = haproxy_config.parse(whole_text(definition, running, config_file.text)).servers
     if haproxy_config.differences(running.servers, wanted, compare_options=False):
         return False, "the process has other servers than the file"
     return True, "the process started after the file was written, and has its servers"

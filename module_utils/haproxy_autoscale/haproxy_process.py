@@ -15,13 +15,14 @@ from typing import NamedTuple
 class CommandLine(NamedTuple):
     """What a HAProxy command line says (Management Guide, chapter 3): the files given with -f, the pid file, the
     master socket (its path without the options behind the comma), whether there is a master, and whether the process
-    only checks a configuration."""
+    only checks a configuration. `options` are the other words, as a process that takes its place needs them."""
 
     config_files: list[str]
     pid_file: str
     master_socket: str
     has_master: bool
     is_check: bool
+    options: list[str]
 
 
 class Identity(NamedTuple):
@@ -73,6 +74,7 @@ def parse_command_line(arguments: Sequence[str], folder: str = "/") -> CommandLi
     """
     files: list[str] = []
     pid_file = master_socket = ""
+    options: list[str] = []
     has_master = is_check = False
     position = 1
     while position < len(arguments):
@@ -83,7 +85,13 @@ def parse_command_line(arguments: Sequence[str], folder: str = "/") -> CommandLi
             break
         is_check = is_check or option == "-c"
         has_master = has_master or option in ("-S", "-W", "-Ws")
+        if option in ("-sf", "-st"):
+            # The processes that this one took the place of.
+            while position < len(arguments) and arguments[position].isdigit():
+                position += 1
+            continue
         if option not in _WITH_VALUE or position >= len(arguments):
+            options.append(option)
             continue
         value = arguments[position]
         position += 1
@@ -95,8 +103,10 @@ def parse_command_line(arguments: Sequence[str], folder: str = "/") -> CommandLi
             pid_file = value
         elif option == "-S":
             master_socket = re.sub(r"^unix@", "", value.split(",", 1)[0])
+        elif option != "-x":
+            options += [option, value]
     config_files = [os.path.join(folder, name) for name in files]
-    return CommandLine(config_files, pid_file, master_socket, has_master, is_check)
+    return CommandLine(config_files, os.path.join(folder, pid_file) if pid_file else "", master_socket, has_master, is_check, options)
 
 
 def _read(path: str) -> str:

@@ -72,7 +72,7 @@ def find_service_command(service_name: str, run: Run) -> list[str]:
     return []
 
 
-def choose_method(reload_method: str, running: Running | None, service_command: Sequence[str]) -> str:
+def choose_method(reload_method: str, running: Running | None, service_command: Sequence[str], master_socket: str) -> str:
     """Resolve `auto`. Pure.
 
     The master's socket gives the strongest proof. A service manager comes next, but only systemd: init scripts reload
@@ -84,7 +84,9 @@ def choose_method(reload_method: str, running: Running | None, service_command: 
         if running.workers is not None:
             return "master_socket"
         return "service" if running.process.has_master and _is_systemd(service_command) else "pid"
-    return "service" if service_command else "master_socket"
+    if service_command:
+        return "service"
+    return "master_socket" if master_socket else "pid"
 
 
 def _is_systemd(service_command: Sequence[str]) -> bool:
@@ -136,7 +138,10 @@ def reload(definition: Definition, plan: Plan, before: Running, run: Run) -> Pro
     elif plan.method == "service":
         _service(plan, "reload", run)
     elif before.process.has_master:
-        os.kill(before.process.pid, signal.SIGUSR2)
+        try:
+            os.kill(before.process.pid, signal.SIGUSR2)
+        except OSError as error:
+            raise ApplyError(f"the master {before.process.pid} could not be told to reload: {error.strerror}") from error
     else:
         _replace_process(definition, plan, before, run)
 
@@ -166,7 +171,9 @@ def _reload_by_master_socket(before: Running, timeout: float) -> str:
 def _replace_process(definition: Definition, plan: Plan, before: Running, run: Run) -> None:
     """Start a second process that takes the place of the first (-sf), as the old script did; -x hands the listening
     sockets over, so that no connection is refused in between, where the running process was told to give them."""
-    words = [plan.binary, "-D", "-f", definition.config_path, "-p", definition.pid_file]
+    old = before.process.command_line
+    words = [plan.binary, *old.options, *(word for path in old.config_files for word in ("-f", path))]
+    words += ["-p", old.pid_file or definition.pid_file]
     if before.passes_listeners:
         words += ["-x", before.stats_socket]
     # Never what the pid file says: an id from a stale one is another program by now, and -sf would signal it.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import grp
+import os
 import pwd
 import stat as stat_bits
 import time
@@ -30,12 +31,14 @@ class Candidate(NamedTuple):
     retry_failed: int
 
 
-def check(binary: str, text: str, run: RunWithInput) -> tuple[bool, list[str]]:
-    """Whether HAProxy accepts `text` as its whole configuration, and what it says (`haproxy -c`, Management Guide 3).
+def check(binary: str, files: list[str], text: str, run: RunWithInput) -> tuple[bool, list[str]]:
+    """Whether HAProxy accepts `text` in its place among `files`, and what it says (`haproxy -c`, Management Guide 3).
 
-    The text goes by standard input, so that a refused one never exists as a file. Warnings leave it accepted.
+    The text goes by standard input (`/dev/stdin` among the files), so that a refused one never exists as a file. Warnings
+    leave it accepted.
     """
-    code, output, errors = run([binary, "-c", "-f", "/dev/stdin"], text.encode("utf-8", "surrogateescape"))
+    words = [word for path in files for word in ("-f", path)]
+    code, output, errors = run([binary, "-c", *words], text.encode("utf-8", "surrogateescape"))
     lines = [line.strip() for line in (output + "\n" + errors).splitlines()]
     said = [line for line in lines if "[ALERT]" in line or "[WARNING]" in line]
     if code != 0 and not said:
@@ -153,11 +156,18 @@ def _candidate_facts(
     binary: str,
     run: RunWithInput,
 ) -> dict[str, Any]:
-    accepted, messages = check(binary, candidate.text, run)
+    files = [
+        "/dev/stdin" if haproxy_inspect.is_same_file(path, definition.config_path) else path
+        for path in haproxy_inspect.files_of(running, definition.config_path)
+    ]
+    accepted, messages = check(binary, files, candidate.text, run)
+    folder = os.path.dirname(definition.config_path)
+    if not os.path.isdir(folder):
+        accepted, messages = False, [f"config_path: there is no folder {folder}"]
     checksum = haproxy_state.checksum(candidate.text.encode("utf-8", "surrogateescape"))
     differs = config_file is None or config_file.checksum != checksum
     before, counted_against = haproxy_inspect.servers_now(definition, running, config_file)
-    configuration = haproxy_config.parse(candidate.text)
+    configuration = haproxy_config.parse(haproxy_inspect.whole_text(definition, running, candidate.text))
     wanted = configuration.servers
     found = haproxy_config.differences(before, wanted, compare_options=False)
     wish = haproxy_change.Wish(checksum, candidate.start, "", 0, 0)

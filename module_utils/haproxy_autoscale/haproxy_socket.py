@@ -25,8 +25,11 @@ class Worker(NamedTuple):
 # Bits of a server's administrative state (Management Guide 9.3, "show servers state"): what a command set, and all.
 MAINTENANCE = 0x01
 DRAIN = 0x08
-# How a server is: stopped or checked and found dead; running.
+# The configuration says `disabled`; MAINTENANCE comes with it and is no person's then.
+DISABLED = 0x04
+# How a server is: stopped or checked and found dead; alive and in its slow start; running.
 STOPPED = 0
+STARTING = 1
 RUNNING = 2
 
 
@@ -43,7 +46,7 @@ class ServerState(NamedTuple):
     @property
     def usable(self) -> bool:
         """Whether it takes new requests."""
-        return self.operational == RUNNING and self.admin == 0 and self.weight > 0
+        return self.operational in (STARTING, RUNNING) and self.admin == 0 and self.weight > 0
 
 
 class Workers(NamedTuple):

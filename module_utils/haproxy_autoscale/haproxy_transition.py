@@ -17,7 +17,7 @@ from typing import NamedTuple
 from . import haproxy_config, haproxy_socket
 from .haproxy_config import Configuration, Server
 from .haproxy_inspect import Running
-from .haproxy_socket import DRAIN, MAINTENANCE, RUNNING, STOPPED, ServerState
+from .haproxy_socket import DISABLED, DRAIN, MAINTENANCE, RUNNING, STOPPED, ServerState
 
 # How long one command may take, in seconds.
 TIMEOUT = 5.0
@@ -62,7 +62,7 @@ def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: C
             keep[backend] = [state for state in kept if state]
         usable = any(state.usable for state in had.values())
         still = any(state.usable for _server, state in stay)
-        if usable and not still and fresh and all(server.checked for server in fresh):
+        if servers and usable and not still and all(server.checked for server in fresh):
             starved.append(backend)
     return Transition(newcomers, leavers, keep, starved)
 
@@ -73,7 +73,7 @@ def _before_us(backend: str, state: ServerState, ours: Collection[tuple[str, str
 
 def _kept(server: Server, state: ServerState) -> ServerState | None:
     """What the new worker must know of a server that stays; None where its own start is right."""
-    admin = state.admin & (MAINTENANCE | DRAIN)
+    admin = state.admin & (DRAIN if state.admin & DISABLED else MAINTENANCE | DRAIN)
     # A server in maintenance counts as stopped; whether it lives is for its checks to say, once it is back.
     dead = state.operational == STOPPED and server.checked and not state.admin
     if not admin and not dead and state.weight == state.initial_weight:
@@ -133,7 +133,7 @@ def prove_newcomers(running: Running, transition: Transition, wanted: Configurat
     """
     proven = Proven(set(), set(), set(), [])
     for backend in transition.starved:
-        for server in transition.newcomers[backend]:
+        for server in transition.newcomers.get(backend, []):
             name = f"{backend}/{server.name}"
             answer = running.ask(add_command(backend, server, wanted.default_server[backend]), TIMEOUT).strip()
             if answer != "New server registered.":
@@ -158,6 +158,17 @@ def withdraw(running: Running, servers: Collection[tuple[str, str]]) -> None:
     running.order([f"set server {backend}/{name} state maint" for backend, name in sorted(servers)], TIMEOUT)
     for backend, name in sorted(servers):
         running.ask(f"del server {backend}/{name}", TIMEOUT)
+
+
+def sparing(transition: Transition, proven: Proven) -> Transition:
+    """The transition without the leavers of starved backends where no newcomer could be proven. Pure.
+
+    So it is where servers keep their names and get another address or port: a second server of one name cannot be
+    added. Taking the old ones out first would leave nobody, so the reload alone has to do.
+    """
+    passing = {backend for backend, _name in proven.passing}
+    spared = set(transition.starved) - passing
+    return transition._replace(leavers={backend: row for backend, row in transition.leavers.items() if backend not in spared})
 
 
 def drain(running: Running, transition: Transition, timeout: float) -> int:

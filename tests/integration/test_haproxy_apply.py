@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> tuple[int, str, str]:
 
 
 def definition(balancer: Balancer, **more: str) -> Definition:
-    fields = {
+    fields: dict[str, str] = {
         "name": "haproxy",
         "config_path": str(balancer.config),
         "binary": balancer.binary,
@@ -206,6 +206,75 @@ def test_without_a_last_good_file_the_one_that_was_replaced_comes_back(balancer:
     assert balancer.reached() == {"127.0.2.1"}
 
 
+def test_what_a_person_brought_in_since_comes_back_and_not_our_older_file(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    do(balancer)
+    by_hand = balancer.text(*servers(web, 1, 2))
+    balancer.stop()
+    balancer.start(by_hand)
+    replaced = balancer.folder / "replaced.cfg"
+    replaced.write_text(by_hand)
+    balancer.config.write_text(balancer.text(*servers(web, 3), bind=UNBINDABLE))
+    with pytest.raises(ApplyError, match="replaced.cfg"):
+        do(balancer, backup_file=str(replaced))
+    assert balancer.config.read_text() == by_hand
+
+
+def test_of_two_good_files_the_proven_one_comes_back(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    do(balancer)
+    good = balancer.config.read_bytes()
+    edited = balancer.folder / "edited.cfg"
+    edited.write_text(balancer.text(*servers(web, 2)))
+    balancer.config.write_text(balancer.text(*servers(web, 3), bind=UNBINDABLE))
+    with pytest.raises(ApplyError, match="last-good"):
+        do(balancer, backup_file=str(edited))
+    assert balancer.config.read_bytes() == good
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["-f twice", "-f folder"])
+@pytest.mark.parametrize("master", [True, False], ids=["master", "no master"])
+def test_the_other_files_of_the_process_are_part_of_its_configuration(balancer: Balancer, web: Backends, master: bool, folder: bool) -> None:
+    configs = balancer.folder / "conf"
+    configs.mkdir()
+    balancer.config = configs / "10-ours.cfg"
+    other = configs / "20-other.cfg"
+    other.write_text(f"backend other\n    server o1 127.0.2.3:{web.port}\n")
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    given = ["-f", str(configs)] if folder else ["-f", str(balancer.config), "-f", str(other)]
+    words = [balancer.binary, "-D", "-n", "777", *given, "-p", str(balancer.pid_file)]
+    try:
+        subprocess.run([*words, *(["-W", "-S", str(balancer.master_socket)] if master else [])], check=True, capture_output=True)
+        balancer.until_it_serves()
+        time.sleep(0.5)
+        balancer.config.write_text(balancer.text(*servers(web, 2)))
+        assert do(balancer)["applied_by"] == "reload"
+        assert set(balancer.servers()) == {"s2", "o1"}
+        assert is_in_force(balancer)[0]
+        # And it is started again as it was.
+        assert b"777" in Path(f"/proc/{balancer.worker()}/cmdline").read_bytes().split(b"\0")
+    finally:
+        for pid in {balancer.pid(), balancer.worker()}:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_living_haproxy_in_the_pid_file_is_never_joined_by_a_second_one(balancer: Balancer, web: Backends) -> None:
+    """As it happens with a relative -f and a chroot: its command line does not lead to the file."""
+    balancer.start(balancer.text(*servers(web, 1)))
+    ours = balancer.folder / "ours.cfg"
+    ours.write_text(balancer.text(*servers(web, 2)))
+    with pytest.raises(ApplyError, match=f"names the living HAProxy {balancer.pid()}"):
+        do(balancer, config_path=str(ours))
+    assert balancer.reached() == {"127.0.2.1"}
+
+
+def test_without_a_place_for_the_masters_socket_it_is_started_without_a_master(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    plan = Plan("auto", balancer.binary, "", "", (), 10)
+    assert apply(definition(balancer), plan, Wish("", True, "", 1, 1), False, run)["applied_by"] == "start"
+    assert balancer.reached() == {"127.0.2.1"}
+
+
 def test_a_missing_last_good_file_is_said(balancer: Balancer, web: Backends) -> None:
     balancer.start(balancer.text(*servers(web, 1)))
     bad = balancer.text(*servers(web, 2), bind=UNBINDABLE)
@@ -319,8 +388,10 @@ def test_a_socket_of_another_process_is_not_asked(balancer: Balancer, web: Backe
     finally:
         other.stop()
     assert running is not None
-    assert running.servers is None
-    assert "belongs to process" in running.problem
+    # The one that our own file names is, when it is ours.
+    assert running.stats_socket == str(balancer.stats_socket)
+    assert running.servers is not None
+    assert [server.name for server in running.servers["web"]] == ["s1"]
 
 
 def test_a_killed_worker_is_no_reason_to_believe_that_all_is_well(balancer: Balancer, web: Backends) -> None:

@@ -157,14 +157,88 @@ def test_when_no_newcomer_passes_its_check_the_old_servers_stay_until_one_does(b
         balancer.config.write_text(text(balancer, web, 8, 9))
         result = do(balancer, check_timeout=1)
         assert result["applied_by"] == "none"
-        assert "no newcomer of web passes its check yet" in result["warnings"][0]
+        assert "no other server of web passes its check yet" in result["warnings"][0]
         assert (balancer.worker(), reached(balancer, 1, 2)) == (worker, True)
         assert not is_in_force(balancer)[0]
+        # However often it is tried.
+        assert do(balancer, check_timeout=1)["applied_by"] == "none"
+        assert reached(balancer, 1, 2)
         web.add("127.0.4.9")
-        assert until_reached(balancer, 1, 2, 9)
         assert do(balancer)["applied_by"] == "reload"
         assert reached(balancer, 9)
     assert clients.failures() == {}
+    assert is_in_force(balancer)[0]
+
+
+def test_the_last_living_server_stays_while_those_that_remain_are_dead(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1, 8, 9)
+    time.sleep(1)
+    with Clients(balancer.port) as clients:
+        balancer.config.write_text(text(balancer, web, 8, 9))
+        assert do(balancer, check_timeout=1)["applied_by"] == "none"
+        assert reached(balancer, 1)
+    assert clients.failures() == {}
+
+
+@pytest.mark.parametrize("slow", ["", " slowstart 30s"], ids=["", "slowstart"])
+def test_a_port_that_changes_on_every_server_is_no_outage(balancer: Balancer, web: Backends, slow: str) -> None:
+    more = CHECK.replace("rise 2", f"rise 2{slow}")
+    with Backends("127.0.4.1", "127.0.4.2") as other:
+        start(balancer, web, 1, 2, backend=more)
+        moved = text(balancer, web, 1, 2, backend=more).replace(f":{web.port}", f":{other.port}")
+        with Clients(balancer.port) as clients:
+            balancer.config.write_text(moved)
+            result = do(balancer)
+            assert result["applied_by"] == "reload"
+            assert "cannot be added at runtime" in result["warnings"][0]
+        assert clients.failures() == {}
+        assert balancer.servers()["s1"] == f"127.0.4.1:{other.port}"
+
+
+def test_servers_in_their_slow_start_are_replaced_without_an_outage(balancer: Balancer, web: Backends) -> None:
+    more = CHECK.replace("rise 2", "rise 2 slowstart 30s")
+    start(balancer, web, 1, 8, backend=more)
+    web.remove("127.0.4.1")
+    time.sleep(1)
+    web.add("127.0.4.1")
+    assert until_reached(balancer, 1)
+    with Clients(balancer.port) as clients:
+        assert change(balancer, web, 3, 4, backend=more)["applied_by"] == "reload"
+    assert clients.failures() == {}
+
+
+def test_an_environment_variable_is_no_change_of_a_server(balancer: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_ONE", "127.0.4.1")
+    plain = text(balancer, web, 1).replace("s1 127.0.4.1:", 's1 "${WEB_ONE}":')
+    (balancer.folder / "server-state").write_text("1\n")
+    balancer.start(plain)
+    assert is_in_force(balancer)[0]
+    with Clients(balancer.port) as clients:
+        balancer.config.write_text(plain.replace("global\n", "global\n    maxconn 500\n"))
+        result = do(balancer)
+        assert (result["applied_by"], result["changed_servers"], result["warnings"]) == ("reload", {}, [])
+    assert clients.failures() == {}
+
+
+def test_disabled_that_is_taken_from_a_line_brings_the_server_in(balancer: Balancer, web: Backends) -> None:
+    off = text(balancer, web, 1, 2).replace(f"127.0.4.2:{web.port}", f"127.0.4.2:{web.port} disabled")
+    (balancer.folder / "server-state").write_text("1\n")
+    balancer.start(off)
+    assert do(balancer)["applied_by"] == "none"
+    assert change(balancer, web, 1, 2)["applied_by"] == "reload"
+    assert until_reached(balancer, 1, 2)
+
+
+def test_a_server_state_file_that_cannot_be_written_leaves_everything_as_it_was(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(text(balancer, web, 1, 2))
+    do(balancer)
+    good = balancer.config.read_bytes()
+    balancer.config.write_text(text(balancer, web, 2, 3).replace("/server-state", "/none/server-state"))
+    with pytest.raises(ApplyError, match="none/server-state"):
+        do(balancer)
+    assert balancer.config.read_bytes() == good
+    assert set(balancer.admin_states().values()) == {0}
+    assert reached(balancer, 1, 2)
     assert is_in_force(balancer)[0]
 
 

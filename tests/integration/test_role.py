@@ -427,6 +427,7 @@ def test_one_of_two_regions_failing_fails_the_run(stage: Stage) -> None:
         ("maxconn", -5, "haproxy_autoscale_maxconn"),
         ("template", "no-such.cfg.j2", "haproxy_autoscale_template"),
         ("binary", "/no/such/haproxy", "/no/such/haproxy"),
+        ("config_path", "/no/such/folder/haproxy.cfg", "there is no folder /no/such/folder"),
         ("endpoint_url", "ftp://example", "ftp://example"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
@@ -500,6 +501,18 @@ def test_what_was_judged_is_what_is_written_even_when_the_template_never_says_th
     done = stage.balancer.run({**stage.variables, "haproxy_autoscale_template": "restless.j2"}, playbook=playbook)
     assert done.status == 0, done.output
     assert stage.serves(1, 2)
+
+
+def test_values_may_be_given_as_ansible_users_give_them(stage: Stage) -> None:
+    stage.members(1, 2)
+    stage.variables["haproxy_autoscale_services"][0]["check"] = "no"
+    done = stage.run(
+        haproxy_autoscale_security_groups="webheads", haproxy_autoscale_stats_bind=f"127.0.0.1:{free_port()}", haproxy_autoscale_stats_password=1234
+    )
+    assert done.status == 0, done.output
+    text = stage.balancer.config.read_text()
+    assert not [line for line in text.splitlines() if "server i-" in line and " check" in line]
+    assert "stats auth admin:1234" in text
 
 
 def test_one_line_of_variables_is_enough(stage: Stage) -> None:
