@@ -22,8 +22,10 @@ demo: ## The product at work on this machine, without AWS. KEEP=1 leaves it runn
 	@tests/setup.sh demo
 	@$(bin)/python tests/demo/demo.py $(if $(filter 1 yes true,$(KEEP)),--keep)
 
-test: lint ## Everything that a change must pass: lint, then unit, integration, packaging and molecule tests
-	@$(pytest) --numprocesses 2 tests/unit tests/integration
+test: setup ## Everything that a change must pass: lint, then unit, integration, packaging and molecule tests
+	@# A line too long must not hide what the tests say: both run, and either fails it.
+	@status=0; tests/lint.sh || status=1; $(pytest) --numprocesses 2 tests/unit tests/integration || status=1; \
+	[ $$status -eq 0 ] || { echo "make test: failed, see lint's or pytest's closing lines" >&2; exit 1; }
 
 test-unit: setup ## The tests without processes and network
 	@$(pytest) tests/unit
