@@ -326,7 +326,7 @@ def test_a_bad_launch_time_leaves_out_one_instance(ec2: Ec2Endpoint) -> None:
     ],
 )
 def test_a_bad_index_leaves_out_one_instance(ec2: Ec2Endpoint, index: str, what: str) -> None:
-    bad = instance("i-0000000b").replace("<deviceIndex>0</deviceIndex>", index)
+    bad = instance("i-0000000b").replace("<deviceIndex>0</deviceIndex><networkCardIndex>0</networkCardIndex>", index)
     ec2.regions[REGION] = [[instance("i-0000000a"), bad]]
     result = run(ec2)
     assert result.ids("webheads") == ["i-0000000a"]
