@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Intent, write_intent
 from backends import Backends
 from balancer import Balancer, ask
+from clients import Clients
 from haproxy_binaries import binaries
 from test_haproxy_apply import UNBINDABLE, definition, do, is_in_force
 
@@ -62,47 +62,6 @@ def start(balancer: Balancer, web: Backends, *numbers: int, master: bool = True,
 def change(balancer: Balancer, web: Backends, *numbers: int, **more: str) -> dict[str, Any]:
     balancer.config.write_text(text(balancer, web, *numbers, **more))
     return do(balancer)
-
-
-class Clients:
-    """Requests without a retry, on new and on kept connections, for as long as the block lasts; what came back, counted."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.answers: Counter[str] = Counter()
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(kept,)) for kept in (False, False, True)]
-
-    def _run(self, kept: bool) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        while not self._over.is_set():
-            try:
-                connection.request("GET", "/")
-                answer = connection.getresponse()
-                body = answer.read().decode().strip()
-                self.answers[body if answer.status == 200 else f"status {answer.status}"] += 1
-            except (OSError, http.client.HTTPException) as error:
-                self.answers[f"{type(error).__name__}"] += 1
-                connection.close()
-            if not kept:
-                connection.close()
-            time.sleep(0.005)
-        connection.close()
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        time.sleep(0.3)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        time.sleep(0.3)
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
-    def failures(self) -> dict[str, int]:
-        return {answer: count for answer, count in self.answers.items() if not answer.startswith("127.0.4.")}
 
 
 def reached(balancer: Balancer, *numbers: int) -> bool:
