@@ -59,9 +59,18 @@ options:
     type: path
     default: /run/haproxy-master.sock
   service_name:
-    description: The service of the process in systemd or the init scripts; empty when there is none.
+    description:
+      - The service of the process in systemd or the init scripts; empty when there is none.
+      - While HAProxy does not run, its unit says which files it reads and with which environment.
     type: str
     default: haproxy
+  config_files:
+    description:
+      - The files and folders that a HAProxy which is started here is given with C(-f), in their order, O(config_path) or its folder among them.
+      - Empty means what the unit of O(service_name) says, else O(config_path) alone. A running process's own are read from its command line.
+    type: list
+    elements: path
+    default: []
   reload_method:
     description:
       - V(master_socket) asks the master, and has the strongest proof.
@@ -152,6 +161,8 @@ changed_servers:
   type: dict
 """
 
+from collections.abc import Mapping, Sequence
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.haproxy_autoscale.haproxy_change import Wish, apply
@@ -173,6 +184,7 @@ def main() -> None:
             "stats_socket": {"type": "path", "default": ""},
             "master_socket": {"type": "path", "default": "/run/haproxy-master.sock"},
             "service_name": {"type": "str", "default": "haproxy"},
+            "config_files": {"type": "list", "elements": "path", "default": []},
             "reload_method": {
                 "type": "str",
                 "choices": ["auto", "master_socket", "service", "pid"],
@@ -187,13 +199,18 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+
+    def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
+        code, output, errors = module.run_command(list(words), environ_update=dict(environment), data=data, binary_data=True)
+        return code, output, errors
+
     for option, least in (("reload_timeout", 1), ("drain_timeout", 0), ("check_timeout", 0)):
         if params[option] < least:
             module.fail_json(msg=f"{option} must be at least {least} seconds, and is {params[option]}")
     binary = find_binary(params["binary"]) or ""
     if not binary:
         module.fail_json(msg=f"binary: no HAProxy program at {params['binary']}")
-    service_command = [] if params["reload_method"] in ("master_socket", "pid") else find_service_command(params["service_name"], module.run_command)
+    service_command = [] if params["reload_method"] in ("master_socket", "pid") else find_service_command(params["service_name"], run)
     plan = Plan(
         params["reload_method"],
         binary,
@@ -205,7 +222,7 @@ def main() -> None:
     definition = Definition(*(params[field] for field in Definition._fields))
     wish = Wish(params["checksum"], params["start"], params["backup_file"], params["drain_timeout"], params["check_timeout"])
     try:
-        result = apply(definition, plan, wish, module.check_mode, module.run_command)
+        result = apply(definition, plan, wish, module.check_mode, run)
     except (ApplyError, StateError) as error:
         module.fail_json(msg=f"{params['name']}: {error}")
     for warning in result.pop("warnings", []):

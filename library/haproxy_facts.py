@@ -54,6 +54,21 @@ options:
           - Empty means those that the configuration names with C(level admin).
         type: path
         default: ''
+      service_name:
+        description:
+          - The service of the process in systemd or the init scripts; empty when there is none.
+          - While HAProxy does not run, its unit says which files it reads and with which environment.
+        type: str
+        default: haproxy
+      config_files:
+        description:
+          - The files and folders that HAProxy is given with C(-f), in their order, O(candidates[].config_path) or its folder among them. The candidate is
+            judged in its place among them.
+          - Empty means what the unit of O(candidates[].service_name) says, else O(candidates[].config_path) alone. A running process's own are read from
+            its command line.
+        type: list
+        elements: path
+        default: []
       state_dir:
         description: The folder with the last good file and the record of what is in force. It need not exist.
         type: path
@@ -72,6 +87,22 @@ options:
         description: After how many seconds a text whose reload failed may be tried again.
         type: int
         default: 900
+      reload_interval:
+        description: How many seconds must lie between two reloads. V(0) means that none need to.
+        type: int
+        default: 0
+      maximum_old_workers:
+        description:
+          - How many processes may still finish their connections when a reload is to add one more.
+          - V(0) means any number.
+        type: int
+        default: 0
+      confirm_runs:
+        description:
+          - How many runs in a row must see exactly the same servers for a change that removes too many to be confirmed. V(0) means never.
+          - One that leaves a backend empty never is.
+        type: int
+        default: 0
   gather_servers:
     description: Whether to return every server of the running process (about 60 bytes each).
     type: bool
@@ -126,7 +157,19 @@ ansible_facts:
           type: str
           sample: 2.6.12
         running:
-          description: Whether a process runs the configuration file. The next ten keys are there only then.
+          description: Whether a process runs the configuration file. The keys from RV(ignore:pid) to RV(ignore:servers) are there only then.
+          type: bool
+        state_dir_exists:
+          description: Whether the state folder is there.
+          type: bool
+        refusal_file:
+          description: Where RV(ignore:candidate.refusal) of the last refused run stands. It should be removed by a run that refuses nothing.
+          type: str
+        refusal_file_exists:
+          description: Whether it is there.
+          type: bool
+        has_last_good:
+          description: Whether a file was ever proven in force by M(autoscale.haproxy.haproxy_apply), and is kept.
           type: bool
         pid:
           description: The master, or the one process where there is no master.
@@ -163,7 +206,7 @@ ansible_facts:
           description: How many of them the master counts as failed; only with a master socket.
           type: int
         old_worker_pids:
-          description: The workers that only finish their connections; only with a master socket.
+          description: The processes that only finish their connections after a reload.
           type: list
           elements: int
         servers:
@@ -177,7 +220,7 @@ ansible_facts:
               description: Where it is.
               type: str
             exists:
-              description: Whether it is there. The last seven keys are there only then.
+              description: Whether it is there. The keys from RV(ignore:checksum) on are there only then.
               type: bool
             in_force:
               description: Whether the process runs it. What is not known is not in force.
@@ -217,6 +260,13 @@ ansible_facts:
               description: The first twenty warnings and errors that HAProxy gives for it.
               type: list
               elements: str
+            check_command:
+              description:
+                - The words that have HAProxy judge it in its place, with C(%s) for a file that holds it, for C(validate) of a task that writes it.
+                - Empty where the configuration takes values from the environment of HAProxy's process or service. They may be secret, and the
+                  command line shows.
+              type: list
+              elements: str
             checksum:
               description: The SHA-256 of its text.
               type: str
@@ -253,10 +303,27 @@ ansible_facts:
               description: Why it removes too much, a sentence for each backend; empty when it does not.
               type: list
               elements: str
+            confirmed:
+              description:
+                - Whether O(candidates[].confirm_runs) runs in a row, this one included, have seen exactly these servers, so that it may remove
+                  too much.
+              type: bool
+            refusal:
+              description:
+                - What whoever refuses it should write to RV(ignore:refusal_file) for the next run to count on, as JSON; null when there is nothing to count.
+                - RV(ignore:runs) is the number of runs in a row that have seen these servers, this one included.
+              type: dict
             plan:
               description: What brings the process to it, one of V(none), V(start) and V(reload).
               type: str
+            postponed:
+              description:
+                - Why the reload should wait for a later run, by O(candidates[].reload_interval) or O(candidates[].maximum_old_workers).
+                - Empty when there is none to make, or it may be made now. A change that a run was cut off in never waits.
+              type: str
 """
+
+from collections.abc import Mapping, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -271,10 +338,15 @@ CANDIDATE = {
     "binary": {"type": "str", "default": "haproxy"},
     "pid_file": {"type": "path", "default": "/run/haproxy.pid"},
     "stats_socket": {"type": "path", "default": ""},
+    "service_name": {"type": "str", "default": "haproxy"},
+    "config_files": {"type": "list", "elements": "path", "default": []},
     "state_dir": {"type": "path", "default": "/var/lib/haproxy-autoscale"},
     "start": {"type": "bool", "default": True},
     "maximum_removed_percent": {"type": "int", "default": 50},
     "retry_failed": {"type": "int", "default": 900},
+    "reload_interval": {"type": "int", "default": 0},
+    "maximum_old_workers": {"type": "int", "default": 0},
+    "confirm_runs": {"type": "int", "default": 0},
 }
 
 
@@ -287,8 +359,8 @@ def main() -> None:
         supports_check_mode=True,
     )
 
-    def run(words: list[str], data: bytes | None) -> tuple[int, str, str]:
-        code, output, errors = module.run_command(words, data=data, binary_data=True)
+    def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
+        code, output, errors = module.run_command(list(words), environ_update=dict(environment), data=data, binary_data=True)
         return code, output, errors
 
     processes = {}
@@ -296,14 +368,20 @@ def main() -> None:
         percent = entry["maximum_removed_percent"]
         if not 0 <= percent <= 100:
             module.fail_json(msg=f"maximum_removed_percent must be 0 to 100, and is {percent}")
+        for option in ("retry_failed", "reload_interval", "maximum_old_workers", "confirm_runs"):
+            if entry[option] < 0:
+                module.fail_json(msg=f"{option} must be 0 or more, and is {entry[option]}")
         definition = Definition(*(entry[field] for field in Definition._fields))
         candidate = None
         if entry["text"] is not None:
-            candidate = Candidate(entry["text"], entry["start"], percent, entry["retry_failed"])
+            candidate = Candidate(*(entry[field] for field in Candidate._fields))
         try:
             processes[entry["name"]] = report(definition, candidate, module.params["gather_servers"], run)
         except StateError as error:
             module.fail_json(msg=f"{entry['name']}: {error}")
+    for name, facts in processes.items():
+        if facts.get("candidate", {}).get("postponed"):
+            module.warn(f"{name}: {facts['candidate']['postponed']}")
     module.exit_json(ansible_facts={"haproxy_processes": processes})
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from . import haproxy_config, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state, haproxy_transition
 from .haproxy_config import Configuration
-from .haproxy_inspect import ConfigFile, Definition, Running
+from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
 from .haproxy_reload import SOCKET_TIMEOUT, ApplyError, Plan, Proof, Run
 from .haproxy_socket import SocketError
 from .haproxy_state import Failure, Intent, StateError
@@ -79,15 +79,17 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     before = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
     is_in_force, reason = haproxy_inspect.in_force(definition, before, config_file)
     action = decide(wish, before, is_in_force)
+    around = haproxy_inspect.surroundings(definition, before)
+    text = haproxy_inspect.whole_text(around.config_files, definition.config_path, config_file.text)
     if action == "none" or check_mode:
-        return _result(action, reason, "", before, haproxy_inspect.whole_text(definition, before, config_file.text))
+        return _result(action, reason, "", before, text)
     plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command, plan.master_socket))
     if before is None:
-        return _start(definition, plan, wish, config_file, reason, run)
-    return _reload(definition, plan, wish, config_file, before, reason, run)
+        return _start(definition, plan, around, wish, config_file, reason, run)
+    return _reload(definition, plan, around, wish, config_file, before, reason, run)
 
 
-def _start(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigFile, reason: str, run: Run) -> dict[str, Any]:
+def _start(definition: Definition, plan: Plan, around: Surroundings, wish: Wish, config_file: ConfigFile, reason: str, run: Run) -> dict[str, Any]:
     for pid in haproxy_process.read_pid_file(definition.pid_file):
         if haproxy_process.identify(pid) is not None:
             # Both would bind, and share the clients between the new file and one that nobody renews.
@@ -98,16 +100,43 @@ def _start(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigFi
     haproxy_state.clear_intent(definition.state_dir, definition.name)
     try:
         _write_server_state(haproxy_config.parse(config_file.text), NO_SERVER_STATE)
-        proof = haproxy_reload.start(definition, plan, run)
+        proof = haproxy_reload.start(definition, plan, around, run)
     except (ApplyError, StateError) as error:
-        raise ApplyError(f"{error}. {_put_back(definition, wish, config_file, None)}") from error
+        done = _put_back(definition, wish, config_file, None)
+        raise ApplyError(f"{error}. {done}{_start_on_last_good(definition, plan, around, config_file, str(error), run)}") from error
     _record(definition, config_file, proof)
     return _result("start", reason, proof.text, None, config_file.text)
 
 
-def _reload(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigFile, before: Running, reason: str, run: Run) -> dict[str, Any]:
+def _start_on_last_good(definition: Definition, plan: Plan, around: Surroundings, failed: ConfigFile, error: str, run: Run) -> str:
+    """After a start that failed, start on the file that was put back: any balancer is better than none. Returns what was
+    done, in words."""
+    config_file = haproxy_inspect.read_config_file(definition.config_path)
+    if config_file is None or config_file.data == failed.data:
+        return ""
+    running = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
+    if running is not None:
+        return f" Process {running.process.pid} runs all the same, and is left alone."
+    try:
+        proof = haproxy_reload.start(definition, plan, around, run)
+        _record(definition, config_file, proof)
+        # Now that something runs, the file that failed must not take it down every minute.
+        failure = Failure(failed.checksum, haproxy_process.fingerprint(plan.binary), error, time.time())
+        haproxy_state.write_failure(definition.state_dir, definition.name, failure)
+    except (ApplyError, StateError) as trouble:
+        return f" It does not start on that either: {trouble}."
+    return f" HAProxy was started on it: {proof.text}."
+
+
+def _reload(
+    definition: Definition, plan: Plan, around: Surroundings, wish: Wish, config_file: ConfigFile, before: Running, reason: str, run: Run
+) -> dict[str, Any]:
     """Newcomers gated, leavers drained, reload, proof; on failure everything as it was."""
-    text = haproxy_inspect.whole_text(definition, before, config_file.text)
+    text = haproxy_inspect.whole_text(around.config_files, definition.config_path, config_file.text)
+    # The other files, and who called, may have changed since it was judged; nobody is drained for what HAProxy refuses.
+    accepted, messages = haproxy_reload.check(plan.binary, definition.config_path, around, None, run)
+    if not accepted:
+        raise ApplyError(f"HAProxy does not accept {definition.config_path}: {' '.join(messages)}. {_put_back(definition, wish, config_file, before)}")
     wanted = haproxy_config.parse(text)
     result = _result("reload", reason, "", before, text)
     change = haproxy_transition.plan(before.states or {}, wanted, _taken_out(definition, before))
@@ -141,7 +170,7 @@ def _reload(definition: Definition, plan: Plan, wish: Wish, config_file: ConfigF
     # Those that cannot be added cannot be proven; held down they would be an outage, so they start as HAProxy starts them.
     try:
         _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused))
-        proof = haproxy_reload.reload(definition, plan, before, run)
+        proof = haproxy_reload.reload(definition, plan, around, before, run)
     except (ApplyError, StateError) as error:
         failure = Failure(config_file.checksum, haproxy_process.fingerprint(plan.binary), str(error), time.time())
         haproxy_state.write_failure(definition.state_dir, definition.name, failure)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from . import haproxy_config, haproxy_process, haproxy_socket, haproxy_state
+from . import haproxy_config, haproxy_process, haproxy_service, haproxy_socket, haproxy_state
 from .haproxy_process import Identity, Process
 from .haproxy_socket import ServerState, SocketError, Workers
 from .haproxy_state import StateError
@@ -26,6 +26,16 @@ class Definition(NamedTuple):
     pid_file: str
     stats_socket: str
     state_dir: str
+    service_name: str = ""
+    config_files: Sequence[str] = ()
+
+
+class Surroundings(NamedTuple):
+    """What our file stands among: the files and folders that HAProxy is given with -f, in its order, and the environment that
+    it has besides."""
+
+    config_files: list[str]
+    environment: dict[str, str]
 
 
 class ConfigFile(NamedTuple):
@@ -68,6 +78,13 @@ class Running(NamedTuple):
     def master_socket(self) -> str:
         return self.process.command_line.master_socket
 
+    @property
+    def old_workers(self) -> list[int]:
+        """The processes that only finish their connections after a reload, each with the memory of a whole HAProxy."""
+        if self.workers is not None:
+            return [worker.pid for worker in self.workers.old if worker != self.workers.serving]
+        return self.process.workers[1:] + self.process.older
+
     def ask(self, command: str, timeout: float) -> str:
         """Send `command` to the worker that serves, over the master's socket where there is one. Raises SocketError."""
         if self.workers is not None and self.worker is not None:
@@ -108,19 +125,37 @@ def read_config_file(path: str) -> ConfigFile | None:
     return ConfigFile(data, haproxy_state.checksum(data), stat.st_mtime, stat)
 
 
-def files_of(running: Running | None, config_path: str) -> list[str]:
-    """The files that the process reads, in its order: those given with -f, and in a folder its *.cfg by name.
+def surroundings(definition: Definition, running: Running | None) -> Surroundings:
+    """What our file stands among. A running process tells; before it runs, the option `config_files`, else the service's
+    unit where that names our file, else our file stands alone.
 
-    Ours alone when it does not run: then nobody says which others there are.
+    Raises StateError when `config_files` does not hold our file.
     """
-    if running is None:
-        return [config_path]
+    if definition.config_files and not haproxy_process.holds(definition.config_files, definition.config_path):
+        raise StateError(f"config_files: neither {definition.config_path} nor its folder is among {', '.join(definition.config_files)}")
+    launch = haproxy_service.find_launch(definition.service_name) if definition.service_name else None
+    files = haproxy_process.parse_command_line(launch.arguments).config_files if launch is not None else []
+    # The service of the usual name may run another file.
+    is_ours = launch is not None and haproxy_process.holds(files, definition.config_path)
+    environment = launch.environment if launch is not None and is_ours else {}
+    if running is not None:
+        of_process = haproxy_process.environment(running.process.pid)
+        return Surroundings(running.process.command_line.config_files, environment if of_process is None else of_process)
+    return Surroundings(list(definition.config_files) or (files if is_ours else [definition.config_path]), environment)
+
+
+def files_of(config_files: Iterable[str], config_path: str) -> list[str]:
+    """The files that HAProxy reads when it is given these files and folders: of a folder its *.cfg by name (haproxy(1), -f),
+    ours among them also while it does not exist."""
     found = []
-    for name in running.process.command_line.config_files:
-        if os.path.isdir(name):
-            found += sorted(os.path.join(name, entry) for entry in os.listdir(name) if entry.endswith(".cfg"))
-        else:
+    for name in config_files:
+        if not os.path.isdir(name):
             found.append(name)
+            continue
+        entries = {entry for entry in os.listdir(name) if entry.endswith(".cfg") and not entry.startswith(".")}
+        if is_same_file(name, os.path.dirname(config_path)):
+            entries.add(os.path.basename(config_path))
+        found += sorted(os.path.join(name, entry) for entry in entries)
     return found
 
 
@@ -129,17 +164,17 @@ def is_same_file(one: str, other: str) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
-def whole_text(definition: Definition, running: Running | None, text: str) -> str:
-    """The text that the process would read with `text` as our file: the others of its set around it.
+def whole_text(config_files: Iterable[str], config_path: str, text: str) -> str:
+    """The text that a process would read that is given these files and folders, with `text` as ours.
 
-    Raises StateError when one of them cannot be read.
+    Raises StateError when one of the others cannot be read.
     """
-    paths = files_of(running, definition.config_path)
+    paths = files_of(config_files, config_path)
     if len(paths) == 1:
         return text
     texts = []
     for path in paths:
-        if is_same_file(path, definition.config_path):
+        if is_same_file(path, config_path):
             texts.append(text)
         else:
             texts.append((haproxy_state.read_bytes(path) or b"").decode("utf-8", "surrogateescape"))
@@ -254,7 +289,7 @@ def in_force(definition: Definition, running: Running | None, config_file: Confi
         return False, f"the process cannot be asked what it runs: {running.problem}"
     if config_file.modified >= haproxy_process.start_time(running.worker):
         return False, "the file is newer than the process"
-    wanted = haproxy_config.parse(whole_text(definition, running, config_file.text)).servers
+    wanted = haproxy_config.parse(whole_text(running.process.command_line.config_files, definition.config_path, config_file.text)).servers
     if haproxy_config.differences(running.servers, wanted, compare_options=False):
         return False, "the process has other servers than the file"
     return True, "the process started after the file was written, and has its servers"

@@ -37,12 +37,14 @@ class Identity(NamedTuple):
 class Process(NamedTuple):
     """A running HAProxy. `identity` is the master's, or that of the one process where there is no master.
 
-    `workers` are the master's children, youngest first; empty without a master.
+    `workers` are the master's children, youngest first; empty without a master. `older` are the processes before it under
+    the same configuration, which only finish their connections: a reload without a master leaves them.
     """
 
     identity: Identity
     command_line: CommandLine
     workers: list[int]
+    older: list[int]
 
     @property
     def pid(self) -> int:
@@ -157,6 +159,23 @@ def owner(pid: int) -> int | None:
         return None
 
 
+# What HAProxy itself puts into the environment (Configuration Manual, 2.3 and 3.1), and what systemd hands to a service: a program
+# that is started beside it must not take them for its own.
+_OF_THE_PROCESS = re.compile(
+    r"HAPROXY_(MWORKER|MWORKER_REEXEC|MWORKER_WAIT_ONLY|PROCESSES|CLI|MASTER_CLI|CFGFILES|LOCALPEER|STARTUPLOGS_FD|LOAD_SUCCESS)|NOTIFY_SOCKET|LISTEN_.*"
+)
+
+
+def environment(pid: int) -> dict[str, str] | None:
+    """The environment that the process `pid` was started with, without what is its own (proc(5)); None when it cannot be read,
+    as another user's."""
+    try:
+        pairs = [entry.partition("=") for entry in _read(f"/proc/{pid}/environ").split("\0")]
+    except OSError:
+        return None
+    return {name: value for name, equals, value in pairs if equals and not _OF_THE_PROCESS.fullmatch(name)}
+
+
 def start_time(identity: Identity) -> float:
     """When the process started, in seconds of the present clock since 1970. Counted back from now, because the
     kernel's own boot time (`btime`) is rounded to a second."""
@@ -172,10 +191,10 @@ def read_pid_file(path: str) -> list[int]:
         return []
 
 
-def _uses(command_line: CommandLine, config_path: str) -> bool:
+def holds(config_files: Iterable[str], config_path: str) -> bool:
+    """Whether these files and folders, as -f takes them, hold the file. Of a folder HAProxy reads the *.cfg in it."""
     wanted = os.path.realpath(config_path)
-    # -f takes a folder, too, and reads the *.cfg in it.
-    return any(os.path.realpath(name) in (wanted, os.path.dirname(wanted)) for name in command_line.config_files)
+    return any(os.path.realpath(name) in (wanted, os.path.dirname(wanted)) for name in config_files)
 
 
 def find(config_path: str, pid_file: str) -> Process | None:
@@ -189,7 +208,7 @@ def find(config_path: str, pid_file: str) -> Process | None:
     ours: dict[int, tuple[_Entry, CommandLine]] = {}
     for entry in entries:
         command_line = parse_command_line(entry.arguments, entry.folder)
-        if not command_line.is_check and _uses(command_line, config_path):
+        if not command_line.is_check and holds(command_line.config_files, config_path):
             ours[entry.pid] = (entry, command_line)
     tops = [entry for entry, _command_line in ours.values() if entry.parent not in ours]
     if not tops:
@@ -199,7 +218,8 @@ def find(config_path: str, pid_file: str) -> Process | None:
     children = [entry for entry in entries if entry.parent == top.pid]
     children.sort(key=lambda entry: (entry.start_ticks, entry.pid), reverse=True)
     identity = Identity(top.pid, top.start_ticks, boot_id())
-    return Process(identity, ours[top.pid][1], [entry.pid for entry in children])
+    older = [entry.pid for entry in tops if entry.pid != top.pid]
+    return Process(identity, ours[top.pid][1], [entry.pid for entry in children], older)
 
 
 def find_binary(binary: str, folders: Iterable[str] = ("/usr/local/sbin", "/usr/sbin", "/sbin")) -> str | None:

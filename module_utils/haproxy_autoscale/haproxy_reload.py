@@ -8,15 +8,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from . import haproxy_process, haproxy_socket
-from .haproxy_inspect import Definition, Running, observe
+from .haproxy_inspect import Definition, Running, Surroundings, files_of, is_same_file, observe
 from .haproxy_socket import SocketError
 
-# Runs a program without a shell: (return code, standard output, standard error).
-Run = Callable[[Sequence[str]], "tuple[int, str, str]"]
+# Runs a program without a shell, with these variables besides the environment and this standard input:
+# (return code, standard output, standard error).
+Run = Callable[[Sequence[str], Mapping[str, str], "bytes | None"], "tuple[int, str, str]"]
 
 # How long one step of one socket may take, in seconds; the whole of a reload has the operator's own bound.
 SOCKET_TIMEOUT = 5.0
@@ -55,6 +56,28 @@ def _words(*outputs: str) -> str:
     return "; ".join(telling[-6:])[:1500]
 
 
+def check(binary: str, config_path: str, around: Surroundings, text: str | None, run: Run) -> tuple[bool, list[str]]:
+    """Whether HAProxy accepts our file in its place among the others, and what it says (`haproxy -c`, Management Guide 3).
+
+    With `text` that is judged instead of the file, from standard input, so that a refused one never exists as a file. Warnings
+    leave it accepted.
+    """
+    data = None if text is None else text.encode("utf-8", "surrogateescape")
+    code, output, errors = run(check_command(binary, config_path, around, config_path if text is None else "/dev/stdin"), around.environment, data)
+    lines = [line.strip() for line in (output + "\n" + errors).splitlines()]
+    said = [line for line in lines if "[ALERT]" in line or "[WARNING]" in line]
+    if code != 0 and not said:
+        said = [line for line in lines if line] or [f"exit status {code} without a word"]
+    # A template's mistake repeats itself on every server line; the first ones tell.
+    return code == 0, said[:20]
+
+
+def check_command(binary: str, config_path: str, around: Surroundings, place: str) -> list[str]:
+    """The words that have HAProxy judge all files that it is given, with the one at `place` as ours."""
+    files = [place if is_same_file(path, config_path) else path for path in files_of(around.config_files, config_path)]
+    return [binary, "-c", *(word for path in files for word in ("-f", path))]
+
+
 def find_service_command(service_name: str, run: Run) -> list[str]:
     """The service manager that knows `service_name`: systemd (`systemctl`), else an init script (`service`).
 
@@ -64,7 +87,7 @@ def find_service_command(service_name: str, run: Run) -> list[str]:
         return []
     if os.path.isdir("/run/systemd/system"):
         systemctl = haproxy_process.find_binary("systemctl", ("/usr/bin", "/bin"))
-        if systemctl and run([systemctl, "cat", "--", service_name])[0] == 0:
+        if systemctl and run([systemctl, "cat", "--", service_name], {}, None)[0] == 0:
             return [systemctl, "--no-ask-password"]
     service = haproxy_process.find_binary("service")
     if service and os.path.exists(os.path.join("/etc/init.d", service_name)):
@@ -98,22 +121,22 @@ def _service(plan: Plan, action: str, run: Run) -> None:
         raise ApplyError(f"reload_method is service, but no service manager knows service_name {plan.service_name!r}")
     # systemctl takes the action first, service the name.
     words = [action, plan.service_name] if _is_systemd(plan.service_command) else [plan.service_name, action]
-    code, output, errors = run([*plan.service_command, *words])
+    code, output, errors = run([*plan.service_command, *words], {}, None)
     if code != 0:
         raise ApplyError(f"the service manager failed to {action} {plan.service_name}: {_words(output, errors)}")
 
 
-def start(definition: Definition, plan: Plan, run: Run) -> Proof:
+def start(definition: Definition, plan: Plan, around: Surroundings, run: Run) -> Proof:
     """Start HAProxy on its file and wait until it answers. Raises ApplyError with HAProxy's own words."""
     if plan.method == "service":
         _service(plan, "start", run)
     else:
-        words = [plan.binary, "-D", "-f", definition.config_path, "-p", definition.pid_file]
+        words = [plan.binary, "-D", *(word for path in around.config_files for word in ("-f", path)), "-p", definition.pid_file]
         if plan.method == "master_socket":
             if not plan.master_socket:
                 raise ApplyError("reload_method is master_socket, but the option master_socket names no path")
             words += ["-W", "-S", plan.master_socket]
-        code, output, errors = run(words)
+        code, output, errors = run(words, around.environment, None)
         if code != 0:
             raise ApplyError(f"HAProxy did not start: {_words(output, errors)}")
 
@@ -125,7 +148,7 @@ def start(definition: Definition, plan: Plan, run: Run) -> Proof:
     return _wait(definition, plan, answers, "HAProxy was started")
 
 
-def reload(definition: Definition, plan: Plan, before: Running, run: Run) -> Proof:
+def reload(definition: Definition, plan: Plan, around: Surroundings, before: Running, run: Run) -> Proof:
     """Reload HAProxy gracefully to its file and prove it. Raises ApplyError with HAProxy's own words.
 
     The proof of each way (Management Guide, 4 and 9.4; measured on 2.6, 3.0 and 3.2):
@@ -143,7 +166,7 @@ def reload(definition: Definition, plan: Plan, before: Running, run: Run) -> Pro
         except OSError as error:
             raise ApplyError(f"the master {before.process.pid} could not be told to reload: {error.strerror}") from error
     else:
-        _replace_process(definition, plan, before, run)
+        _replace_process(definition, plan, around, before, run)
 
     def replaced(now: Running) -> str:
         return _proof_of_reload(before, now, said)
@@ -168,7 +191,7 @@ def _reload_by_master_socket(before: Running, timeout: float) -> str:
     return ""
 
 
-def _replace_process(definition: Definition, plan: Plan, before: Running, run: Run) -> None:
+def _replace_process(definition: Definition, plan: Plan, around: Surroundings, before: Running, run: Run) -> None:
     """Start a second process that takes the place of the first (-sf), as the old script did; -x hands the listening
     sockets over, so that no connection is refused in between, where the running process was told to give them."""
     old = before.process.command_line
@@ -178,7 +201,7 @@ def _replace_process(definition: Definition, plan: Plan, before: Running, run: R
         words += ["-x", before.stats_socket]
     # Never what the pid file says: an id from a stale one is another program by now, and -sf would signal it.
     words += ["-sf", str(before.process.pid)]
-    code, output, errors = run(words)
+    code, output, errors = run(words, around.environment, None)
     if code != 0:
         raise ApplyError(f"HAProxy's new process did not start: {_words(output, errors)}")
 

@@ -6,51 +6,38 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
+import re
 import stat as stat_bits
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_inspect, haproxy_process, haproxy_state
-from .haproxy_inspect import ConfigFile, Definition, Running
-from .haproxy_reload import SOCKET_TIMEOUT
+from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state
+from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
+from .haproxy_reload import SOCKET_TIMEOUT, Run
 
-# Runs a program without a shell, with a text on its standard input: (return code, standard output, standard error).
-RunWithInput = Callable[["list[str]", "bytes | None"], "tuple[int, str, str]"]
+Servers = Mapping[str, Sequence[haproxy_config.Server]]
 
 
 class Candidate(NamedTuple):
-    """A text that may become the configuration; `start` is whether a stopped HAProxy would be started, `retry_failed`
-    after how many seconds a text whose reload failed is tried again."""
+    """A text that may become the configuration; the fields are the suboptions of the same name."""
 
     text: str
     start: bool
     maximum_removed_percent: int
     retry_failed: int
+    reload_interval: int
+    maximum_old_workers: int
+    confirm_runs: int
 
 
-def check(binary: str, files: list[str], text: str, run: RunWithInput) -> tuple[bool, list[str]]:
-    """Whether HAProxy accepts `text` in its place among `files`, and what it says (`haproxy -c`, Management Guide 3).
-
-    The text goes by standard input (`/dev/stdin` among the files), so that a refused one never exists as a file. Warnings
-    leave it accepted.
-    """
-    words = [word for path in files for word in ("-f", path)]
-    code, output, errors = run([binary, "-c", *words], text.encode("utf-8", "surrogateescape"))
-    lines = [line.strip() for line in (output + "\n" + errors).splitlines()]
-    said = [line for line in lines if "[ALERT]" in line or "[WARNING]" in line]
-    if code != 0 and not said:
-        said = [line for line in lines if line] or [f"exit status {code} without a word"]
-    # A template's mistake repeats itself on every server line; the first ones tell.
-    return code == 0, said[:20]
-
-
-def report(definition: Definition, candidate: Candidate | None, gather_servers: bool, run: RunWithInput) -> dict[str, Any]:
+def report(definition: Definition, candidate: Candidate | None, gather_servers: bool, run: Run) -> dict[str, Any]:
     """The facts of one process; see RETURN of haproxy_facts. Raises StateError when a file cannot be read."""
     binary = haproxy_process.find_binary(definition.binary)
-    version = haproxy_process.parse_version(run([binary, "-v"], None)[1]) if binary else ""
+    version = haproxy_process.parse_version(run([binary, "-v"], {}, None)[1]) if binary else ""
     running = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
     config_file = haproxy_inspect.read_config_file(definition.config_path)
     in_force, reason = haproxy_inspect.in_force(definition, running, config_file)
@@ -58,6 +45,10 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
         "binary": binary,
         "version": version,
         "running": running is not None,
+        "state_dir_exists": os.path.isdir(definition.state_dir),
+        "refusal_file": haproxy_state.refusal_path(definition.state_dir, definition.name),
+        "refusal_file_exists": os.path.exists(haproxy_state.refusal_path(definition.state_dir, definition.name)),
+        "has_last_good": os.path.exists(haproxy_state.last_good_path(definition.state_dir, definition.name)),
         "config": _config_facts(definition, config_file, in_force, reason),
     }
     if running is not None:
@@ -84,6 +75,49 @@ def _failed_before(definition: Definition, checksum: str, binary: str, retry_fai
     if failure is None or (failure.checksum, failure.program) != (checksum, haproxy_process.fingerprint(binary)):
         return ""
     return failure.error if failure.when <= now < failure.when + retry_failed else ""
+
+
+def _refusal(definition: Definition, candidate: Candidate, before: Servers, wanted: Servers) -> dict[str, Any]:
+    """Whether the candidate removes too much, and how many runs in a row have seen exactly its servers.
+
+    An emptied backend is never accepted by repetition: an answer that is wrong for a minute is easily wrong for five.
+    """
+    refusals = haproxy_config.refusals(before, wanted, candidate.maximum_removed_percent)
+    emptied = any(before[backend] and not wanted.get(backend) for backend in before)
+    earlier = haproxy_state.read_refusal(definition.state_dir, definition.name)
+    facts: dict[str, Any] = {"refusals": refusals, "confirmed": False, "refusal": None}
+    if refusals and candidate.confirm_runs > 0 and not emptied:
+        places = sorted((backend, server.name, server.address, server.port) for backend, row in wanted.items() for server in row)
+        seen = haproxy_state.checksum(json.dumps(places).encode())
+        runs = 1 + (earlier.runs if earlier is not None and earlier.servers == seen else 0)
+        facts.update(confirmed=runs >= candidate.confirm_runs, refusal={"servers": seen, "runs": runs})
+    return facts
+
+
+def _postponed(definition: Definition, candidate: Candidate, running: Running | None, now: float) -> str:
+    """Why a reload has to wait for a later run; empty when it may be made now. `now` is in seconds since 1970.
+
+    What a run was cut off in never waits, because it may have left servers drained.
+    """
+    if running is None or running.worker is None:
+        return ""
+    intent = haproxy_state.read_intent(definition.state_dir, definition.name)
+    if intent is not None and intent.worker == running.worker:
+        return ""
+    old = len(running.old_workers)
+    if 0 < candidate.maximum_old_workers <= old:
+        return (
+            f"{old} old workers still finish their connections, and maximum_old_workers is {candidate.maximum_old_workers}."
+            " The reload waits until one of them ends; `hard-stop-after` in the configuration bounds how long that can take"
+        )
+    # A failed reload counts, too: it refuses connections. The worker's age does not depend on the clock's being right.
+    ages = [now - haproxy_process.start_time(running.worker)]
+    failure = haproxy_state.read_failure(definition.state_dir, definition.name)
+    if failure is not None and failure.when <= now:
+        ages.append(now - failure.when)
+    if min(ages) < candidate.reload_interval:
+        return f"the last reload (or start) was {min(ages):.0f} s ago, and reload_interval is {candidate.reload_interval} s"
+    return ""
 
 
 def _impossible_binds(definition: Definition, wanted: haproxy_config.Configuration, running: Running | None, start: bool) -> list[str]:
@@ -137,14 +171,23 @@ def _process_facts(running: Running) -> dict[str, Any]:
         "master_socket": running.master_socket,
         "stats_socket": running.stats_socket,
         "problem": running.problem,
+        "old_worker_pids": running.old_workers,
     }
     if running.workers is not None:
         facts.update(
             reloads=running.workers.reloads,
             failed_reloads=running.workers.failed_reloads,
-            old_worker_pids=[worker.pid for worker in running.workers.old if worker != running.workers.serving],
         )
     return facts
+
+
+def _check_command(definition: Definition, binary: str, around: Surroundings, text: str) -> list[str]:
+    """The words for `validate` of a task that writes the file. Empty where HAProxy takes something from the environment of its
+    own process or service: it would have to stand in the command, for everybody to read."""
+    foreign = {name for name, value in around.environment.items() if os.environ.get(name) != value}
+    if foreign.intersection(re.findall(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", text)):
+        return []
+    return [word if word == "%s" else word.replace("%", "%%") for word in haproxy_reload.check_command(binary, definition.config_path, around, "%s")]
 
 
 def _candidate_facts(
@@ -154,26 +197,26 @@ def _candidate_facts(
     config_file: ConfigFile | None,
     in_force: bool,
     binary: str,
-    run: RunWithInput,
+    run: Run,
 ) -> dict[str, Any]:
-    files = [
-        "/dev/stdin" if haproxy_inspect.is_same_file(path, definition.config_path) else path
-        for path in haproxy_inspect.files_of(running, definition.config_path)
-    ]
-    accepted, messages = check(binary, files, candidate.text, run)
+    around = haproxy_inspect.surroundings(definition, running)
+    accepted, messages = haproxy_reload.check(binary, definition.config_path, around, candidate.text, run)
     folder = os.path.dirname(definition.config_path)
     if not os.path.isdir(folder):
         accepted, messages = False, [f"config_path: there is no folder {folder}"]
     checksum = haproxy_state.checksum(candidate.text.encode("utf-8", "surrogateescape"))
     differs = config_file is None or config_file.checksum != checksum
     before, counted_against = haproxy_inspect.servers_now(definition, running, config_file)
-    configuration = haproxy_config.parse(haproxy_inspect.whole_text(definition, running, candidate.text))
+    text = haproxy_inspect.whole_text(around.config_files, definition.config_path, candidate.text)
+    configuration = haproxy_config.parse(text)
     wanted = configuration.servers
     found = haproxy_config.differences(before, wanted, compare_options=False)
     wish = haproxy_change.Wish(checksum, candidate.start, "", 0, 0)
+    plan = haproxy_change.decide(wish, running, in_force and not differs)
     return {
         "accepted": accepted,
         "messages": messages,
+        "check_command": _check_command(definition, binary, around, text),
         "checksum": checksum,
         "differs": differs,
         "counted_against": counted_against,
@@ -181,8 +224,10 @@ def _candidate_facts(
         "added": {backend: row.added for backend, row in found.items() if row.added},
         "removed": {backend: row.removed for backend, row in found.items() if row.removed},
         "changed": {backend: row.changed for backend, row in found.items() if row.changed},
-        "failed_before": _failed_before(definition, checksum, binary, candidate.retry_failed, time.time()),
+        # While HAProxy does not run there is nobody whom another try could harm.
+        "failed_before": _failed_before(definition, checksum, binary, candidate.retry_failed, time.time()) if running is not None else "",
         "impossible_binds": _impossible_binds(definition, configuration, running, candidate.start),
-        "refusals": haproxy_config.refusals(before, wanted, candidate.maximum_removed_percent),
-        "plan": haproxy_change.decide(wish, running, in_force and not differs),
+        **_refusal(definition, candidate, before, wanted),
+        "plan": plan,
+        "postponed": _postponed(definition, candidate, running, time.time()) if plan == "reload" else "",
     }

@@ -110,6 +110,33 @@ def clear_failure(state_dir: str, name: str) -> None:
     _remove(_failure_path(state_dir, name))
 
 
+class Refusal(NamedTuple):
+    """What runs in a row have refused: which servers there would have been (see haproxy_report), and how many runs."""
+
+    servers: str
+    runs: int
+
+
+def refusal_path(state_dir: str, name: str) -> str:
+    """Where a refused run notes what it refused."""
+    return os.path.join(state_dir, f"{name}.refused.json")
+
+
+def read_refusal(state_dir: str, name: str) -> Refusal | None:
+    """What the last runs refused; None when the last one refused nothing, or it makes no sense (then counting begins anew).
+
+    Raises StateError when it is there and cannot be read.
+    """
+    data = read_bytes(refusal_path(state_dir, name))
+    if data is None:
+        return None
+    try:
+        found = json.loads(data)
+        return Refusal(str(found["servers"]), int(found["runs"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 class Intent(NamedTuple):
     """What a run is about to do to a process, written before the first command: our drain and maintenance look like a
     person's afterwards. `servers` are those that it takes out (backend, name), on the process `worker`."""

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ def web() -> Iterator[Backends]:
         yield made
 
 
-def run(words: Sequence[str]) -> tuple[int, str, str]:
-    done = subprocess.run(list(words), capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr
+def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
+    done = subprocess.run(list(words), env={**os.environ, **environment}, input=data, capture_output=True, timeout=60)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def definition(balancer: Balancer, **more: str) -> Definition:
