@@ -46,10 +46,10 @@ def web() -> Iterator[Backends]:
         yield made
 
 
-def text(balancer: Balancer, web: Backends, *numbers: int, **more: str) -> str:
+def text(balancer: Balancer, web: Backends, *numbers: int, options: str = "", **more: str) -> str:
     """A backend of these servers; those that are not ALIVE are dead."""
     state = f"    server-state-file {balancer.folder}/server-state\n"
-    lines = [f"s{number} 127.0.4.{number}:{web.port}" for number in numbers]
+    lines = [f"s{number} 127.0.4.{number}:{web.port}{options.format(name=f's{number}')}" for number in numbers]
     return balancer.text(*lines, **{"global_lines": state, "backend": CHECK, **more})
 
 
@@ -107,6 +107,23 @@ def test_all_servers_are_replaced_at_once_and_nobody_notices(balancer: Balancer,
         web.remove("127.0.4.2")
         assert reached(balancer, 3, 4)
     assert clients.failures() == {}
+
+
+def test_servers_with_cookies_are_replaced_at_once_and_nobody_notices(balancer: Balancer, web: Backends) -> None:
+    with_cookies = {"backend": CHECK + "    cookie SRV insert\n", "options": " cookie {name}"}
+    start(balancer, web, 1, 2, **with_cookies)
+    with Clients(balancer.port) as clients:
+        # HAProxy 2.6 knows no cookie on a server that is added at runtime; the newcomers have to be proven all the same.
+        result = change(balancer, web, 3, 4, 9, **with_cookies)
+        assert (result["applied_by"], result["warnings"]) == ("reload", [])
+        web.remove("127.0.4.1")
+        web.remove("127.0.4.2")
+        assert reached(balancer, 3, 4)
+    assert clients.failures() == {}
+    connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10)
+    connection.request("GET", "/")
+    assert "SRV=s" in str(connection.getresponse().getheader("Set-Cookie"))
+    connection.close()
 
 
 def test_when_no_newcomer_passes_its_check_the_old_servers_stay_until_one_does(balancer: Balancer, web: Backends) -> None:
@@ -242,6 +259,36 @@ def test_running_requests_of_a_leaver_are_finished(balancer: Balancer, web: Back
     assert answers == ["127.0.4.1"]
     assert (result["applied_by"], result["warnings"]) == ("reload", [])
     assert reached(balancer, 2)
+
+
+def test_clients_with_a_cookie_do_not_stay_with_a_leaver_until_it_is_gone(balancer: Balancer, web: Backends) -> None:
+    """They go on reaching a drained server, so there is always a request that runs on it; also when the drain's time is over."""
+    start(balancer, web, 1, 2, backend=CHECK + "    cookie SRV insert\n", options=" cookie {name}")
+    answers: list[tuple[float, str]] = []
+    over = threading.Event()
+
+    def stay() -> None:
+        while not over.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", balancer.port, timeout=10)
+            connection.request("GET", "/slow?ms=700", headers={"Cookie": "SRV=s1"})
+            answer = connection.getresponse().read().decode().strip()
+            answers.append((time.monotonic(), answer))
+            connection.close()
+
+    threads = [threading.Thread(target=stay) for _number in range(3)]
+    for number, thread in enumerate(threads):
+        time.sleep(0.2 * bool(number))
+        thread.start()
+    result = change(balancer, web, 2, backend=CHECK + "    cookie SRV insert\n", options=" cookie {name}")
+    returned = time.monotonic()
+    time.sleep(1)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert result["warnings"] == []
+    # The leaver may be stopped now: what it had to answer is answered.
+    assert {answer for when, answer in answers if when > returned} == {"127.0.4.2"}
+    assert "127.0.4.1" in {answer for _when, answer in answers}
 
 
 def test_a_request_that_outlasts_the_drain_is_said_and_still_finished(balancer: Balancer, web: Backends) -> None:
