@@ -49,8 +49,8 @@ def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def definition(balancer: Balancer, **more: str) -> Definition:
-    fields: dict[str, str] = {
+def definition(balancer: Balancer, **more: Any) -> Definition:
+    fields: dict[str, Any] = {
         "name": "haproxy",
         "config_path": str(balancer.config),
         "binary": balancer.binary,
@@ -71,7 +71,7 @@ def do(
     timeout: float = 10,
     check_timeout: float = 5,
     service_command: Sequence[str] = (),
-    **more: str,
+    **more: Any,
 ) -> dict[str, Any]:
     plan = Plan(method, balancer.binary, str(balancer.master_socket), "haproxy", service_command, timeout)
     return apply(definition(balancer, **more), plan, Wish(checksum, start, backup_file, 2, check_timeout), check_mode, run)

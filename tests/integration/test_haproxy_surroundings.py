@@ -1,0 +1,163 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""A configuration among its kind: the other files and the environment that HAProxy has, in each check and at each start."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_service
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import files_of
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError
+from backends import Backends
+from balancer import Balancer
+from haproxy_binaries import binaries
+from test_haproxy_apply import definition, do, run
+
+
+@pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
+def balancer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Balancer]:
+    """Its configuration is one of several files in a folder."""
+    made = Balancer(tmp_path, request.param[1])
+    (tmp_path / "conf.d").mkdir()
+    made.config = tmp_path / "conf.d" / "50-ours.cfg"
+    yield made
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.startswith(str(tmp_path / "conf.d").encode()) for word in words):
+            os.kill(int(path.parent.name), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Backends]:
+    with Backends("127.0.7.1", "127.0.7.2") as made:
+        yield made
+
+
+def judge(balancer: Balancer, text: str, **more: Any) -> dict[str, Any]:
+    candidate = Candidate(text, True, 50, 0, 0, 0, 0)
+    return dict(report(definition(balancer, **more), candidate, False, run)["candidate"])
+
+
+def parts(balancer: Balancer, web: Backends) -> tuple[str, str]:
+    """The global and defaults sections, which stand in a file of their own, and the rest, which HAProxy refuses without them."""
+    text = balancer.text(f"s1 127.0.7.1:{web.port}")
+    at = text.index("frontend web")
+    # Without a mode and with timeouts elsewhere the rest alone is accepted, so it uses what only the first file says.
+    first = text[:at] + "userlist people\n    user one insecure-password two\n"
+    rest = text[at:].replace("default_backend web\n", "http-request set-header X-One yes if { http_auth(people) }\n    default_backend web\n")
+    return first, rest
+
+
+@pytest.mark.parametrize("given", ["files", "folder"])
+def test_on_a_first_run_the_text_is_judged_and_started_in_its_place(balancer: Balancer, web: Backends, given: str) -> None:
+    first, rest = parts(balancer, web)
+    before = balancer.config.with_name("10-first.cfg")
+    after = balancer.config.with_name("90-last.cfg")
+    before.write_text(first)
+    after.write_text(f"backend last\n    server l1 127.0.7.2:{web.port}\n")
+    config_files = [str(balancer.config.parent)] if given == "folder" else [str(before), str(balancer.config), str(after)]
+    assert not judge(balancer, rest)["accepted"]
+    found = judge(balancer, rest, config_files=config_files)
+    assert found["accepted"], found["messages"]
+    assert found["servers"] == {"web": 1, "last": 1}
+    assert found["check_command"] == [balancer.binary, "-c", "-f", str(before), "-f", "%s", "-f", str(after)]
+    balancer.config.write_text(rest)
+    assert do(balancer, config_files=config_files, stats_socket=str(balancer.stats_socket))["applied_by"] == "start"
+    assert set(balancer.servers()) == {"s1", "l1"}
+    assert balancer.reached(4) == {"127.0.7.1"}
+    # From here on the process tells, and nobody need name the files.
+    assert do(balancer, stats_socket=str(balancer.stats_socket))["applied_by"] == "none"
+    found = judge(balancer, rest)
+    assert found["accepted"], found["messages"]
+
+
+def test_files_that_do_not_hold_ours_are_an_error(balancer: Balancer) -> None:
+    with pytest.raises(StateError, match="config_files: neither .*50-ours.cfg nor its folder is among /etc/other.cfg"):
+        judge(balancer, "global\n", config_files=["/etc/other.cfg"])
+
+
+def test_a_file_of_a_folder_has_its_place_before_it_exists(tmp_path: Path) -> None:
+    for name in ("a.cfg", "z.cfg", ".hidden.cfg", "notes.txt"):
+        (tmp_path / name).touch()
+    assert files_of([str(tmp_path), "/etc/x.cfg"], str(tmp_path / "m.cfg")) == [str(tmp_path / name) for name in ("a.cfg", "m.cfg", "z.cfg")] + ["/etc/x.cfg"]
+
+
+def unit(folder: Path, balancer: Balancer, environment: str) -> None:
+    (folder / "defaults").write_text(environment)
+    (folder / "balancer.service").write_text(f"[Service]\nEnvironmentFile=-{folder}/defaults\nExecStart={balancer.binary} -Ws -f {balancer.config}\n")
+
+
+def test_before_haproxy_runs_the_unit_of_its_service_has_the_environment(balancer: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = balancer.folder
+    monkeypatch.setattr(haproxy_service, "find_launch", functools.partial(haproxy_service.find_launch, folders=(str(folder),)))
+    text = balancer.text(f"s1 127.0.7.1:{web.port}").replace(f":{balancer.port}\n", ":${WEB_PORT}\n")
+    assert not judge(balancer, text)["accepted"]
+    unit(folder, balancer, f"WEB_PORT={balancer.port}\n")
+    found = judge(balancer, text, service_name="balancer")
+    assert found["accepted"], found["messages"]
+    # The value may be a secret, and a command line shows.
+    assert found["check_command"] == []
+    assert judge(balancer, text.replace("${WEB_PORT}", str(balancer.port)), service_name="balancer")["check_command"] != []
+    balancer.config.write_text(text)
+    assert do(balancer, service_name="balancer")["applied_by"] == "start"
+    assert balancer.reached(4) == {"127.0.7.1"}
+    # The service of another file has no say.
+    assert not judge(balancer, text, service_name="balancer", config_path=str(folder / "other.cfg"))["accepted"]
+
+
+@pytest.mark.parametrize("master", [True, False], ids=["master", "no master"])
+def test_the_environment_of_the_running_process_is_there_for_checks_and_for_the_process_that_follows(
+    balancer: Balancer, web: Backends, master: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = balancer.text(f"s1 127.0.7.1:{web.port}").replace(f":{balancer.port}\n", ":${WEB_PORT}\n")
+    monkeypatch.setenv("WEB_PORT", str(balancer.port))
+    balancer.start(text, master)
+    monkeypatch.delenv("WEB_PORT")
+    changed = text.replace("s1 127.0.7.1", "s2 127.0.7.2")
+    for _reload in range(2):
+        found = judge(balancer, changed)
+        assert found["accepted"], found["messages"]
+        assert found["check_command"] == []
+        balancer.config.write_text(changed)
+        assert do(balancer)["applied_by"] == "reload"
+        assert balancer.reached(4) == {"127.0.7.2" if "s2" in changed else "127.0.7.1"}
+        changed = text
+
+
+def test_what_haproxy_does_not_accept_in_its_place_drains_nobody(balancer: Balancer, web: Backends) -> None:
+    """Another file of the set was broken after the text was judged, and a server leaves."""
+    first, rest = parts(balancer, web)
+    other = balancer.config.with_name("10-first.cfg")
+    other.write_text(first)
+    two = rest + f"    server s2 127.0.7.2:{web.port}\n"
+    balancer.config.write_text(rest)
+    subprocess.run(
+        [balancer.binary, "-D", "-W", "-S", str(balancer.master_socket), "-f", str(balancer.config.parent), "-p", str(balancer.pid_file)],
+        check=True,
+        capture_output=True,
+    )
+    balancer.until_it_serves()
+    balancer.config.write_text(two)
+    assert do(balancer)["applied_by"] == "reload"
+    reloads = balancer.reloads()
+    other.write_text(first + "    nonsense\n")
+    balancer.config.write_text(rest)
+    with pytest.raises(ApplyError, match="nonsense.*is the last good file again"):
+        do(balancer)
+    assert balancer.reloads() == reloads
+    assert balancer.admin_states() == {"s1": 0, "s2": 0}
+    assert balancer.config.read_text() == two
