@@ -173,6 +173,11 @@ class Balancer:
         assert found
         return int(found.group(1))
 
+    def old_workers(self) -> list[int]:
+        """The workers that only finish their connections, by the master's own account."""
+        old = ask(self.master_socket, "show proc").partition("# old workers")[2].partition("# programs")[0]
+        return [int(pid) for pid in re.findall(r"^(\d+)\s+worker", old, re.MULTILINE)]
+
     def rows(self) -> list[list[str]]:
         """The servers that the process has, the columns of `show servers state`."""
         try:

@@ -209,6 +209,10 @@ class Ec2Endpoint:
         """
         self._faults.insert(0, (operation, region, page, list(answers)))
 
+    def heal(self) -> None:
+        """End every fault."""
+        self._faults.clear()
+
     def count(self, operation: str, region: str | None = None) -> int:
         """How often an operation was called."""
         return sum(request.operation == operation and region in (None, request.region) for request in self.requests)

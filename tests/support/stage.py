@@ -43,6 +43,7 @@ class Stage:
     def __init__(self, folder: Path, binary: str, web: Backends, aws: Ec2Endpoint) -> None:
         self.balancer = Balancer(folder, binary, aws.environment)
         self.aws = aws
+        self.web = web
         self.variables = self.balancer.variables(web.port)
 
     def members(self, *numbers: int) -> None:
