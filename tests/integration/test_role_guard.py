@@ -142,12 +142,14 @@ def test_a_stopped_haproxy_is_started_whatever_waits(stage: Stage) -> None:
 
 
 def test_reloads_wait_while_too_many_old_workers_finish_their_connections(stage: Stage) -> None:
+    stage.variables.update(haproxy_autoscale_timeout_client="10m", haproxy_autoscale_timeout_server="10m", haproxy_autoscale_drain_timeout=0)
     stage.apply(1, 2)
     held = []
     try:
         for members in ((1, 2, 3), (1, 2, 3, 4)):
             pinned = socket.create_connection(("127.0.0.1", stage.balancer.port))
-            pinned.sendall(b"GET /slow?ms=30000 HTTP/1.1\r\nHost: x\r\n\r\n")
+            # An upload that never ends.
+            pinned.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n0")
             held.append(pinned)
             time.sleep(0.3)
             stage.apply(*members, haproxy_autoscale_maximum_old_workers=2)
