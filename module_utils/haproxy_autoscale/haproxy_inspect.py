@@ -188,12 +188,16 @@ def known_texts(definition: Definition) -> list[str]:
     return [data.decode("utf-8", "surrogateescape") for data in found if data is not None]
 
 
-def _find_statistics_socket(definition: Definition, pids: set[int], timeout: float) -> tuple[str, bool, str]:
-    """The statistics socket that one of `pids` answers on: (path, does it pass listeners, why there is none).
+def _find_statistics_socket(definition: Definition, process: Process, timeout: float) -> tuple[str, bool, str]:
+    """The statistics socket that the process (or a worker of its) answers on: (path, does it pass listeners, why there is none).
 
     A path is not enough: the socket may be another process's.
     """
-    named = [entry for text in known_texts(definition) for entry in haproxy_config.statistics_sockets(haproxy_config.parse(text))]
+    pids = set(process.workers) or {process.pid}
+    # The socket may stand in another file of the set.
+    others = [path for path in files_of(process.command_line.config_files, definition.config_path) if not is_same_file(path, definition.config_path)]
+    texts = known_texts(definition) + [(haproxy_state.read_bytes(path) or b"").decode("utf-8", "surrogateescape") for path in others]
+    named = [entry for text in texts for entry in haproxy_config.statistics_sockets(haproxy_config.parse(text))]
     if definition.stats_socket and definition.stats_socket not in (path for path, _passes in named):
         named.append((definition.stats_socket, False))
     # The one that is meant first, then what a file says that was there before us.
@@ -247,8 +251,7 @@ def observe(definition: Definition, timeout: float) -> Running | None:
         if workers is not None and workers.serving is not None:
             worker_pid = workers.serving.pid
     if workers is None:
-        pids = set(process.workers) or {process.pid}
-        stats_socket, passes_listeners, missing = _find_statistics_socket(definition, pids, timeout)
+        stats_socket, passes_listeners, missing = _find_statistics_socket(definition, process, timeout)
         problem = "; ".join(text for text in (problem, missing) if text)
         worker_pid = process.workers[0] if process.workers else process.pid
     elif not worker_pid:

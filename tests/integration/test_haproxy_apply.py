@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
     read_config_file,
 )
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError, read_failure
 from backends import Backends
 from balancer import Balancer
 from haproxy_binaries import binaries
@@ -193,6 +194,40 @@ def test_a_start_that_fails_has_haproxys_own_words(balancer: Balancer, web: Back
     balancer.config.write_text(balancer.text(*servers(web, 1), bind=UNBINDABLE))
     with pytest.raises(ApplyError, match=r"192\.0\.2\.1:80"):
         do(balancer)
+
+
+def test_a_start_that_fails_falls_back_to_the_last_good_file(balancer: Balancer, web: Backends) -> None:
+    good = balancer.text(*servers(web, 1))
+    balancer.config.write_text(good)
+    do(balancer)
+    balancer.stop()
+    bad = balancer.text(*servers(web, 2), bind=UNBINDABLE)
+    balancer.config.write_text(bad)
+    with pytest.raises(ApplyError, match=r"HAProxy did not start: .*is the last good file again .*HAProxy was started on it: process \d+ answers"):
+        do(balancer)
+    assert balancer.config.read_text() == good
+    assert balancer.reached() == {"127.0.2.1"}
+    assert is_in_force(balancer)[0]
+    # What failed is remembered, because another try would be a reload of what serves now.
+    failure = read_failure(str(balancer.state), "haproxy")
+    assert failure is not None
+    assert failure.checksum == hashlib.sha256(bad.encode()).hexdigest()
+
+
+def test_when_neither_file_starts_both_reasons_are_said_and_nothing_is_held_against_the_text(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(balancer.text(*servers(web, 1)))
+    do(balancer)
+    balancer.stop()
+    with socket.socket() as other:
+        # Somebody else has the port now, which is no fault of the text.
+        other.bind(("127.0.0.1", balancer.port))
+        other.listen()
+        balancer.config.write_text(balancer.text(*servers(web, 2)))
+        with pytest.raises(ApplyError, match="HAProxy did not start: .*It does not start on that either: HAProxy did not start: "):
+            do(balancer)
+    assert read_failure(str(balancer.state), "haproxy") is None
+    assert do(balancer)["applied_by"] == "start"
+    assert balancer.reached() == {"127.0.2.1"}
 
 
 def test_without_a_last_good_file_the_one_that_was_replaced_comes_back(balancer: Balancer, web: Backends) -> None:

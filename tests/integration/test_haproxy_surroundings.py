@@ -63,7 +63,8 @@ def parts(balancer: Balancer, web: Backends) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("given", ["files", "folder"])
-def test_on_a_first_run_the_text_is_judged_and_started_in_its_place(balancer: Balancer, web: Backends, given: str) -> None:
+@pytest.mark.parametrize("method", ["master_socket", "pid"])
+def test_on_a_first_run_the_text_is_judged_and_started_in_its_place(balancer: Balancer, web: Backends, given: str, method: str) -> None:
     first, rest = parts(balancer, web)
     before = balancer.config.with_name("10-first.cfg")
     after = balancer.config.with_name("90-last.cfg")
@@ -76,11 +77,11 @@ def test_on_a_first_run_the_text_is_judged_and_started_in_its_place(balancer: Ba
     assert found["servers"] == {"web": 1, "last": 1}
     assert found["check_command"] == [balancer.binary, "-c", "-f", str(before), "-f", "%s", "-f", str(after)]
     balancer.config.write_text(rest)
-    assert do(balancer, config_files=config_files, stats_socket=str(balancer.stats_socket))["applied_by"] == "start"
+    assert do(balancer, method, config_files=config_files)["applied_by"] == "start"
     assert set(balancer.servers()) == {"s1", "l1"}
     assert balancer.reached(4) == {"127.0.7.1"}
     # From here on the process tells, and nobody need name the files.
-    assert do(balancer, stats_socket=str(balancer.stats_socket))["applied_by"] == "none"
+    assert do(balancer)["applied_by"] == "none"
     found = judge(balancer, rest)
     assert found["accepted"], found["messages"]
 
