@@ -14,8 +14,9 @@ from collections import Counter
 class Clients:
     """Requests without a retry, on new and on kept connections, for as long as the block lasts; what came back, counted."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pause: float = 0.005) -> None:
         self.port = port
+        self.pause = pause
         self.answers: Counter[str] = Counter()
         self._over = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(kept,)) for kept in (False, False, True)]
@@ -33,7 +34,7 @@ class Clients:
                 connection.close()
             if not kept:
                 connection.close()
-            time.sleep(0.005)
+            time.sleep(self.pause)
         connection.close()
 
     def __enter__(self) -> Clients:

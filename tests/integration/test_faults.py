@@ -1,0 +1,354 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""The fault matrix: a test for each thing that goes wrong around a run. Each asserts the bytes of the file, the serving
+process, the requests during the fault, the exit status and the message, and that the next ordinary run works.
+
+A run that is killed at each of its steps is in test_haproxy_crash.py, the faults of AWS are in test_role.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from backends import Backends
+from balancer import ROOT, Run
+from clients import Clients
+from ec2_endpoint import Ec2Endpoint, security_group
+from haproxy_binaries import binaries
+from stage import Stage, address, instance_id, names
+from test_haproxy_apply import do, is_in_force
+
+NEWEST = list(binaries().values())[-1]
+
+
+@pytest.fixture(scope="module")
+def web() -> Iterator[Backends]:
+    with Backends(*(address(number) for number in range(1, 9))) as made:
+        yield made
+
+
+@pytest.fixture
+def aws() -> Iterator[Ec2Endpoint]:
+    with Ec2Endpoint() as made:
+        made.groups["eu-west-1"] = [security_group("sg-00000001", "webheads")]
+        yield made
+
+
+INSIDE = "HAPROXY_AUTOSCALE_TEST_SAMPLE"
+
+
+class Sample(NamedTuple):
+    """What the default template gives for all instances, and where."""
+
+    folder: str
+    port: int
+    text: str
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory, web: Backends) -> Sample:
+    if INSIDE in os.environ:
+        return Sample(*json.loads(os.environ[INSIDE]))
+    folder = tmp_path_factory.mktemp("sample")
+    with Ec2Endpoint() as endpoint:
+        made = Stage(folder, NEWEST, web, endpoint)
+        made.apply(*range(1, 9), haproxy_autoscale_start=False)
+    return Sample(str(folder), made.balancer.port, made.balancer.config.read_text())
+
+
+class Scene(Stage):
+    """A stage that can begin without a run of the role, which would take most of a test's time."""
+
+    def __init__(self, folder: Path, binary: str, web: Backends, aws: Ec2Endpoint, sample: Sample) -> None:
+        super().__init__(folder, binary, web, aws)
+        self.sample = sample
+
+    def text(self, *numbers: int) -> str:
+        """What the role would write for these instances."""
+        text = self.sample.text.replace(self.sample.folder, str(self.balancer.folder)).replace(str(self.sample.port), str(self.balancer.port))
+        gone = [instance_id(number) for number in range(1, 9) if number not in numbers]
+        return "".join(line for line in text.splitlines(keepends=True) if not any(name in line for name in gone))
+
+    def write(self, *numbers: int) -> None:
+        self.balancer.config.write_text(self.text(*numbers))
+        self.balancer.config.chmod(0o640)
+
+    def begin(self, *numbers: int) -> None:
+        """What a first run of the role leaves."""
+        self.members(*numbers)
+        self.write(*numbers)
+        assert do(self.balancer)["applied_by"] == "start"
+
+
+@pytest.fixture
+def stage(tmp_path: Path, web: Backends, aws: Ec2Endpoint, sample: Sample) -> Iterator[Scene]:
+    made = Scene(tmp_path, NEWEST, web, aws, sample)
+    yield made
+    made.balancer.stop()
+
+
+@pytest.fixture(params=list(binaries().values()), ids=list(binaries()))
+def stage_of_each_version(request: pytest.FixtureRequest, tmp_path: Path, web: Backends, aws: Ec2Endpoint, sample: Sample) -> Iterator[Scene]:
+    made = Scene(tmp_path, request.param, web, aws, sample)
+    yield made
+    made.balancer.stop()
+
+
+# What each case asserts.
+
+
+@contextlib.contextmanager
+def no_request_fails(stage: Stage) -> Iterator[None]:
+    # At a pace that leaves the machine to the runs.
+    with Clients(stage.balancer.port, pause=0.02) as clients:
+        yield
+    assert clients.failures() == {}
+    assert clients.answers.total() > 20
+
+
+@contextlib.contextmanager
+def nothing_happens(stage: Stage) -> Iterator[None]:
+    """Neither file, nor the folder around it, nor process, nor its servers change, and no request fails."""
+    same = stage.untouched()
+    before = (stage.balancer.pid(), stage.balancer.reloads(), stage.balancer.rows())
+    with no_request_fails(stage):
+        yield
+    assert same()
+    # Without the column that counts the seconds since the last change, and those that a check renews.
+    assert _steady(before) == _steady((stage.balancer.pid(), stage.balancer.reloads(), stage.balancer.rows()))
+
+
+def _steady(process: tuple[int, int, list[list[str]]]) -> tuple[int, int, list[list[str]]]:
+    return (*process[:2], [row[:9] for row in process[2]])
+
+
+def refused(done: Run, *words: str) -> bool:
+    """Whether a run failed before it changed anything, and said these words."""
+    assert (done.status, done.recap["failed"], done.recap["changed"]) == (2, 1, 0), done.output
+    assert [word for word in words if word not in done.text] == [], done.output
+    return True
+
+
+def heals(stage: Stage, *numbers: int) -> bool:
+    """Whether the next ordinary run brings this group in, whole and in force, and no request fails."""
+    with no_request_fails(stage):
+        stage.apply(*numbers)
+        assert stage.serves(*numbers)
+    assert list(stage.balancer.servers()) == [instance_id(number) for number in numbers]
+    assert is_in_force(stage.balancer)[0]
+    return True
+
+
+def may_mount(test: Callable[[Scene], None]) -> Callable[[Scene], None]:
+    """Run a test where it may mount, root or not: in a pytest of its own, in a namespace whose mounts end with it."""
+
+    @functools.wraps(test)
+    def elsewhere(stage: Scene) -> None:
+        if INSIDE in os.environ:
+            test(stage)
+            return
+        unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+        if subprocess.run([*unshare, "true"], capture_output=True).returncode != 0:
+            pytest.skip("this system lets no user make a namespace, so there is no small or read-only disk")
+        with tempfile.TemporaryDirectory() as folder:
+            words = [*unshare, sys.executable, "-m", "pytest", "-q", f"--basetemp={folder}/t", f"{__file__}::{test.__name__}"]
+            # Without what tells this pytest that it is one of several.
+            environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+            environment[INSIDE] = json.dumps(stage.sample)
+            done = subprocess.run(words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert done.returncode == 0, done.stdout
+
+    return elsewhere
+
+
+# The group.
+
+
+def test_an_empty_group(stage: Scene) -> None:
+    stage.begin(1, 2)
+    stage.members()
+    with nothing_happens(stage):
+        assert refused(stage.run(), "'webheads' has 0", "minimum_instances is 1")
+    assert heals(stage, 1, 2, 3)
+
+
+def test_half_the_group(stage: Scene) -> None:
+    """More than half gone is more likely a fault than a wish, and half of it is the most that goes in one run."""
+    stage.begin(1, 2, 3, 4)
+    stage.members(4)
+    with nothing_happens(stage):
+        assert refused(
+            stage.run(),
+            "backend webheads would lose 3 of its 4 servers (75 percent, 50 allowed)",
+            "counted against the running process",
+            "the running HAProxy are untouched",
+            "-e haproxy_autoscale_maximum_removed_percent=100",
+        )
+    with no_request_fails(stage):
+        done = stage.apply(3, 4)
+        assert stage.serves(3, 4)
+    assert "webheads: 2 servers -2; by reload" in done.text
+    assert stage.balancer.config.read_text().count(" server i-") == 2
+    # And what was refused goes in when it is said to be right.
+    stage.variables["haproxy_autoscale_maximum_removed_percent"] = 75
+    assert heals(stage, 4)
+
+
+# The template.
+
+
+def template(stage: Scene, text: str) -> str:
+    """A template of the user's own, outside of the folder that is watched."""
+    folder = stage.balancer.folder / "templates"
+    folder.mkdir(exist_ok=True)
+    (folder / "own.cfg.j2").write_text(text)
+    return str(folder / "own.cfg.j2")
+
+
+OURS = (ROOT / "templates" / "haproxy.cfg.j2").read_text()
+
+
+def test_an_invalid_template(stage: Scene) -> None:
+    template(stage, "")
+    stage.begin(1, 2)
+    stage.members(1, 2, 3)
+    for broken, said in (("{{ no_such_variable.at_all }}\n", "no_such_variable"), ("{% for instance in instances %}\n", "endfor")):
+        own = template(stage, OURS + broken)
+        with nothing_happens(stage):
+            assert refused(stage.run(haproxy_autoscale_template=own), said)
+    assert heals(stage, 1, 2, 3)
+
+
+def test_a_broken_edit_in_the_static_part(stage: Scene) -> None:
+    """In a template of the operator's own, and in the lines that ours takes: HAProxy's words, with the line's own."""
+    template(stage, "")
+    stage.begin(1, 2)
+    stage.members(1, 2, 3)
+    own = template(stage, OURS.replace("option dontlognull", "option dontlognul"))
+    with nothing_happens(stage):
+        assert refused(
+            stage.run(haproxy_autoscale_template=own),
+            "HAProxy does not accept the configuration",
+            "dontlognul",
+            own,
+            f"{stage.balancer.config} and the running HAProxy are untouched",
+        )
+        assert refused(stage.run(haproxy_autoscale_global_lines=["such is no keyword"]), "unknown keyword 'such'", "are untouched")
+    assert heals(stage, 1, 2, 3)
+
+
+def test_a_template_that_renders_no_backend(stage: Scene) -> None:
+    """HAProxy accepts it, and would answer every request with 503."""
+    template(stage, "")
+    stage.begin(1, 2)
+    frontend = f"frontend webheads-in\n    mode http\n    timeout client 1s\n    bind 127.0.0.1:{stage.balancer.port}\n"
+    own = template(stage, OURS.split("{% for service in")[0] + frontend)
+    with nothing_happens(stage):
+        assert refused(
+            stage.run(haproxy_autoscale_template=own),
+            "backend webheads would lose all of its 2 servers",
+            "are untouched",
+        )
+    assert heals(stage, 1, 2, 3)
+
+
+# Where it listens and writes.
+
+
+def test_a_port_is_taken(stage: Scene) -> None:
+    stage.begin(1, 2)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        with nothing_happens(stage):
+            assert refused(stage.run(haproxy_autoscale_stats_bind=place), f"bind {place}: Address already in use", "are untouched")
+    # Free again, it is taken.
+    stage.variables["haproxy_autoscale_stats_bind"] = place
+    assert heals(stage, 1, 2, 3)
+    assert stage.balancer.reloads() == 1
+
+
+def mount(folder: Path, options: str) -> None:
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """A file that takes all the space that is left."""
+    filler = folder / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as handle:
+        while True:
+            handle.write(b"x" * 512)
+    return filler
+
+
+def apart(stage: Scene) -> Path:
+    """Move the configuration into a folder of its own."""
+    folder = stage.balancer.folder / "etc"
+    stage.balancer.config = folder / "haproxy.cfg"
+    stage.variables["haproxy_autoscale_config_path"] = str(stage.balancer.config)
+    return folder
+
+
+@may_mount
+def test_the_disk_with_the_configuration_is_full(stage: Scene) -> None:
+    folder = apart(stage)
+    mount(folder, "size=64k")
+    stage.begin(1, 2)
+    filler = fill(folder)
+    stage.members(1, 2, 3)
+    with nothing_happens(stage):
+        assert refused(stage.run(), "No space left on device", str(stage.balancer.config))
+    assert names(folder) == ["filler", "haproxy.cfg"]
+    filler.unlink()
+    assert heals(stage, 1, 2, 3)
+
+
+@may_mount
+def test_the_disk_with_the_state_is_full(stage: Scene) -> None:
+    mount(stage.balancer.state, "size=64k")
+    stage.begin(1, 2)
+    filler = fill(stage.balancer.state)
+    stage.members(1, 2, 3)
+    with nothing_happens(stage):
+        assert refused(stage.run(), "No space left on device", str(stage.balancer.state))
+    filler.unlink()
+    assert heals(stage, 1, 2, 3)
+
+
+@may_mount
+def test_a_read_only_target(stage: Scene) -> None:
+    folder = apart(stage)
+    mount(folder, "size=64k")
+    stage.begin(1, 2)
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    stage.members(1, 2, 3)
+    with nothing_happens(stage):
+        assert refused(stage.run(), f"{folder} not writable")
+    subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
+    assert heals(stage, 1, 2, 3)
+
+
+@may_mount
+def test_a_read_only_state_folder(stage: Scene) -> None:
+    mount(stage.balancer.state, "size=64k")
+    stage.begin(1, 2)
+    subprocess.run(["mount", "-o", "remount,ro", str(stage.balancer.state)], check=True)
+    stage.members(1, 2, 3)
+    with nothing_happens(stage):
+        assert refused(stage.run(), "Read-only file system", str(stage.balancer.state))
+    subprocess.run(["mount", "-o", "remount,rw", str(stage.balancer.state)], check=True)
+    assert heals(stage, 1, 2, 3)
