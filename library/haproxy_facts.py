@@ -299,6 +299,12 @@ ansible_facts:
                 - C(haproxy -c) does not see it, and a reload that fails by it refuses connections for two seconds.
               type: list
               elements: str
+            unwritable:
+              description:
+                - Why it could not be written, or what M(autoscale.haproxy.haproxy_apply) keeps of it, a sentence for each folder; empty when it can be,
+                  and when there is nothing to write.
+              type: list
+              elements: str
             refusals:
               description: Why it removes too much, a sentence for each backend; empty when it does not.
               type: list

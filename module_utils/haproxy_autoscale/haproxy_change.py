@@ -14,6 +14,7 @@ from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
 from .haproxy_reload import SOCKET_TIMEOUT, ApplyError, Plan, Proof, Run
 from .haproxy_socket import SocketError
 from .haproxy_state import Failure, Intent, StateError
+from .haproxy_transition import Transition
 
 
 class Wish(NamedTuple):
@@ -166,30 +167,48 @@ def _reload(
         except SocketError as error:
             # The file is good and the group has changed: bringing it in undrained beats sending requests to the dead.
             result["warnings"].append(f"servers were not taken out first: {error}")
+        except StateError as error:
+            raise StateError(f"{error}. {_put_back(definition, wish, config_file, before)} The running HAProxy was not reloaded") from error
     result["warnings"] += proven.reasons + _ungated(change, wanted, proven)
     # Those that cannot be added cannot be proven; held down they would be an outage, so they start as HAProxy starts them.
     try:
         _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused))
         proof = haproxy_reload.reload(definition, plan, around, before, run)
     except (ApplyError, StateError) as error:
-        failure = Failure(config_file.checksum, haproxy_process.fingerprint(plan.binary), str(error), time.time())
-        haproxy_state.write_failure(definition.state_dir, definition.name, failure)
         done = _put_back(definition, wish, config_file, before)
+        done += _bring_back(definition, before, taken_out if drained else None, proven)
         try:
+            # Only a reload that was tried is held back: a disk that was full is no fault of the text.
+            if isinstance(error, ApplyError):
+                failure = Failure(config_file.checksum, haproxy_process.fingerprint(plan.binary), str(error), time.time())
+                haproxy_state.write_failure(definition.state_dir, definition.name, failure)
             _write_server_state(wanted, NO_SERVER_STATE)
         except StateError as trouble:
             done += f" {trouble}."
-        try:
-            if drained:
-                haproxy_transition.bring_back(before, taken_out)
-            haproxy_transition.withdraw(before, proven.added)
-            haproxy_state.clear_intent(definition.state_dir, definition.name)
-        except SocketError as trouble:
-            done += f" The servers that were taken out could not be brought back: {trouble}."
         raise ApplyError(f"{error}. {done}") from error
-    _write_server_state(wanted, NO_SERVER_STATE)
-    _record(definition, config_file, proof)
+    _keep(definition, wanted, config_file, proof)
     return {**result, "proof": proof.text}
+
+
+def _bring_back(definition: Definition, before: Running, drained: Transition | None, proven: haproxy_transition.Proven) -> str:
+    """Put the process's servers back as they were before a change that failed. Returns what went wrong, in words."""
+    try:
+        if drained is not None:
+            haproxy_transition.bring_back(before, drained)
+        haproxy_transition.withdraw(before, proven.added)
+        haproxy_state.clear_intent(definition.state_dir, definition.name)
+    except (SocketError, StateError) as trouble:
+        return f" The servers that were taken out could not be brought back: {trouble}."
+    return ""
+
+
+def _keep(definition: Definition, wanted: Configuration, config_file: ConfigFile, proof: Proof) -> None:
+    """Note that the file was brought in. Raises StateError, which says that it was."""
+    try:
+        _write_server_state(wanted, NO_SERVER_STATE)
+        _record(definition, config_file, proof)
+    except StateError as error:
+        raise StateError(f"HAProxy was reloaded ({proof.text}), but that could not be noted: {error}") from error
 
 
 # A server-state file without a server. It stays when it is not needed, because 2.6 warns of a missing one.

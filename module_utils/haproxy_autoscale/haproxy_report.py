@@ -120,6 +120,19 @@ def _postponed(definition: Definition, candidate: Candidate, running: Running | 
     return ""
 
 
+# What a run keeps besides copies of the configuration: its record and intent, and the server-state file.
+_NOTES_SIZE = 16384
+
+
+def _unwritable(definition: Definition, size: int) -> list[str]:
+    """Why a configuration of `size` bytes could not be written, or what is kept of it; empty when it can be.
+
+    A file that is replaced goes when the new one is whole, so there are two of each for a moment.
+    """
+    folders = {os.path.dirname(definition.config_path): 2 * size, definition.state_dir: 2 * size + _NOTES_SIZE}
+    return [reason for folder, needed in folders.items() for reason in [haproxy_state.shortage(folder, needed)] if reason]
+
+
 def _impossible_binds(definition: Definition, wanted: haproxy_config.Configuration, running: Running | None, start: bool) -> list[str]:
     """The binds that are new and cannot be made. Those that the running process has are its own proof."""
     if running is None:
@@ -227,6 +240,7 @@ def _candidate_facts(
         # While HAProxy does not run there is nobody whom another try could harm.
         "failed_before": _failed_before(definition, checksum, binary, candidate.retry_failed, time.time()) if running is not None else "",
         "impossible_binds": _impossible_binds(definition, configuration, running, candidate.start),
+        "unwritable": _unwritable(definition, len(candidate.text)) if differs or plan != "none" else [],
         **_refusal(definition, candidate, before, wanted),
         "plan": plan,
         "postponed": _postponed(definition, candidate, running, time.time()) if plan == "reload" else "",

@@ -210,6 +210,20 @@ def write_atomically(path: str, data: bytes, like: os.stat_result | None = None)
         raise StateError(f"{path}: {error.strerror}") from error
 
 
+def shortage(folder: str, size: int) -> str:
+    """Why files of `size` bytes together cannot be written into `folder`, or into the one that it would be made in; empty
+    when they can be. Nothing is written."""
+    folder = os.path.abspath(folder)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    # Root may write whatever the mode says; on a read-only file system it may not (access(2)).
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"{folder} cannot be written"
+    found = os.statvfs(folder)
+    free = found.f_frsize * (found.f_bfree if os.geteuid() == 0 else found.f_bavail)
+    return f"no space left in {folder}: {size} bytes are needed, {free} are free" if free < size else ""
+
+
 def sync_folder(folder: str) -> None:
     """Bring a folder's entries to the disk: a rename alone may be gone after a power cut (fsync(2))."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

@@ -19,9 +19,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_reload, haproxy_transition
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Proof
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError
 from backends import Backends
 from balancer import ROOT, Run
 from clients import Clients
@@ -122,16 +125,23 @@ def no_request_fails(stage: Stage) -> Iterator[None]:
 def nothing_happens(stage: Stage) -> Iterator[None]:
     """Neither file, nor the folder around it, nor process, nor its servers change, and no request fails."""
     same = stage.untouched()
-    before = (stage.balancer.pid(), stage.balancer.reloads(), stage.balancer.rows())
-    with no_request_fails(stage):
+    with nothing_happens_to_the_process(stage):
         yield
     assert same()
-    # Without the column that counts the seconds since the last change, and those that a check renews.
-    assert _steady(before) == _steady((stage.balancer.pid(), stage.balancer.reloads(), stage.balancer.rows()))
 
 
-def _steady(process: tuple[int, int, list[list[str]]]) -> tuple[int, int, list[list[str]]]:
-    return (*process[:2], [row[:9] for row in process[2]])
+@contextlib.contextmanager
+def nothing_happens_to_the_process(stage: Stage) -> Iterator[None]:
+    before = _process(stage)
+    with no_request_fails(stage):
+        yield
+    assert _process(stage) == before
+
+
+def _process(stage: Stage) -> tuple[int, int, int, list[list[str]]]:
+    balancer = stage.balancer
+    # The columns behind the weights are renewed with each check.
+    return balancer.pid(), balancer.worker(), balancer.reloads(), [row[:9] for row in balancer.rows()]
 
 
 def refused(done: Run, *words: str) -> bool:
@@ -176,7 +186,7 @@ def may_mount(test: Callable[[Scene], None]) -> Callable[[Scene], None]:
 # The group.
 
 
-def test_an_empty_group(stage: Scene) -> None:
+def test_an_empty_group_leaves_the_file_untouched(stage: Scene) -> None:
     stage.begin(1, 2)
     stage.members()
     with nothing_happens(stage):
@@ -184,18 +194,19 @@ def test_an_empty_group(stage: Scene) -> None:
     assert heals(stage, 1, 2, 3)
 
 
-def test_half_the_group(stage: Scene) -> None:
+def test_half_the_group_may_go_in_one_run_and_more_is_refused(stage: Scene) -> None:
     """More than half gone is more likely a fault than a wish, and half of it is the most that goes in one run."""
     stage.begin(1, 2, 3, 4)
     stage.members(4)
     with nothing_happens(stage):
-        assert refused(
-            stage.run(),
-            "backend webheads would lose 3 of its 4 servers (75 percent, 50 allowed)",
-            "counted against the running process",
-            "the running HAProxy are untouched",
-            "-e haproxy_autoscale_maximum_removed_percent=100",
-        )
+        for arguments in ([], ["--check"]):
+            assert refused(
+                stage.run(*arguments),
+                "backend webheads would lose 3 of its 4 servers (75 percent, 50 allowed)",
+                "counted against the running process",
+                "the running HAProxy are untouched",
+                "-e haproxy_autoscale_maximum_removed_percent=100",
+            )
     with no_request_fails(stage):
         done = stage.apply(3, 4)
         assert stage.serves(3, 4)
@@ -220,7 +231,7 @@ def template(stage: Scene, text: str) -> str:
 OURS = (ROOT / "templates" / "haproxy.cfg.j2").read_text()
 
 
-def test_an_invalid_template(stage: Scene) -> None:
+def test_an_invalid_template_is_shown_and_nothing_is_touched(stage: Scene) -> None:
     template(stage, "")
     stage.begin(1, 2)
     stage.members(1, 2, 3)
@@ -231,7 +242,7 @@ def test_an_invalid_template(stage: Scene) -> None:
     assert heals(stage, 1, 2, 3)
 
 
-def test_a_broken_edit_in_the_static_part(stage: Scene) -> None:
+def test_a_broken_edit_in_the_static_part_is_refused_with_haproxys_words(stage: Scene) -> None:
     """In a template of the operator's own, and in the lines that ours takes: HAProxy's words, with the line's own."""
     template(stage, "")
     stage.begin(1, 2)
@@ -249,7 +260,7 @@ def test_a_broken_edit_in_the_static_part(stage: Scene) -> None:
     assert heals(stage, 1, 2, 3)
 
 
-def test_a_template_that_renders_no_backend(stage: Scene) -> None:
+def test_a_template_that_renders_no_backend_is_refused(stage: Scene) -> None:
     """HAProxy accepts it, and would answer every request with 503."""
     template(stage, "")
     stage.begin(1, 2)
@@ -267,7 +278,7 @@ def test_a_template_that_renders_no_backend(stage: Scene) -> None:
 # Where it listens and writes.
 
 
-def test_a_port_is_taken(stage: Scene) -> None:
+def test_a_port_that_is_taken_is_refused_before_the_file_is_written(stage: Scene) -> None:
     stage.begin(1, 2)
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
@@ -304,51 +315,95 @@ def apart(stage: Scene) -> Path:
 
 
 @may_mount
-def test_the_disk_with_the_configuration_is_full(stage: Scene) -> None:
+def test_a_full_disk_under_the_configuration_is_seen_before_it_is_written(stage: Scene) -> None:
     folder = apart(stage)
     mount(folder, "size=64k")
     stage.begin(1, 2)
     filler = fill(folder)
     stage.members(1, 2, 3)
     with nothing_happens(stage):
-        assert refused(stage.run(), "No space left on device", str(stage.balancer.config))
+        assert refused(stage.run(), f"no space left in {folder}", "are untouched")
     assert names(folder) == ["filler", "haproxy.cfg"]
     filler.unlink()
     assert heals(stage, 1, 2, 3)
 
 
 @may_mount
-def test_the_disk_with_the_state_is_full(stage: Scene) -> None:
+def test_a_full_disk_under_the_state_folder_is_seen_before_the_file_is_written(stage: Scene) -> None:
     mount(stage.balancer.state, "size=64k")
     stage.begin(1, 2)
     filler = fill(stage.balancer.state)
     stage.members(1, 2, 3)
     with nothing_happens(stage):
-        assert refused(stage.run(), "No space left on device", str(stage.balancer.state))
+        assert refused(stage.run(), f"no space left in {stage.balancer.state}", "are untouched")
     filler.unlink()
     assert heals(stage, 1, 2, 3)
 
 
 @may_mount
-def test_a_read_only_target(stage: Scene) -> None:
+def test_a_disk_that_fills_up_in_the_middle_of_a_change_leaves_all_as_it_was(stage: Scene) -> None:
+    """Before the first command to HAProxy, before the reload, and after it."""
+    mount(stage.balancer.state, "size=64k")
+    stage.begin(1, 2)
+    good = stage.balancer.config.read_bytes()
+    stage.write(2, 3)
+    filler = fill(stage.balancer.state)
+    said = r"No space left on device\. .* is the last good file again .* was not reloaded"
+    with nothing_happens_to_the_process(stage), pytest.raises(StateError, match=said):
+        do(stage.balancer)
+    assert stage.balancer.config.read_bytes() == good
+    filler.unlink()
+
+    def drain_and_fill(*arguments: Any) -> int:
+        busy = drain(*arguments)
+        fill(stage.balancer.state)
+        return busy
+
+    drain = haproxy_transition.drain
+    stage.write(2, 3)
+    with pytest.MonkeyPatch.context() as patch, nothing_happens_to_the_process(stage):
+        patch.setattr(haproxy_transition, "drain", drain_and_fill)
+        with pytest.raises(ApplyError, match=r"server-state: No space left on device\. .* is the last good file again"):
+            do(stage.balancer)
+    assert stage.balancer.config.read_bytes() == good
+    filler.unlink()
+
+    def reload_and_fill(*arguments: Any) -> Proof:
+        proof = reload(*arguments)
+        fill(stage.balancer.state)
+        return proof
+
+    reload = haproxy_reload.reload
+    stage.write(1, 2, 3)
+    with pytest.MonkeyPatch.context() as patch, no_request_fails(stage):
+        patch.setattr(haproxy_reload, "reload", reload_and_fill)
+        with pytest.raises(StateError, match=r"HAProxy was reloaded .*, but that could not be noted: .*No space left on device"):
+            do(stage.balancer)
+        assert stage.serves(1, 2, 3)
+    filler.unlink()
+    assert heals(stage, 1, 2, 3, 4)
+
+
+@may_mount
+def test_a_read_only_target_is_named(stage: Scene) -> None:
     folder = apart(stage)
     mount(folder, "size=64k")
     stage.begin(1, 2)
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     stage.members(1, 2, 3)
     with nothing_happens(stage):
-        assert refused(stage.run(), f"{folder} not writable")
+        assert refused(stage.run(), f"{folder} cannot be written", "are untouched")
     subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
     assert heals(stage, 1, 2, 3)
 
 
 @may_mount
-def test_a_read_only_state_folder(stage: Scene) -> None:
+def test_a_read_only_state_folder_is_seen_before_the_file_is_written(stage: Scene) -> None:
     mount(stage.balancer.state, "size=64k")
     stage.begin(1, 2)
     subprocess.run(["mount", "-o", "remount,ro", str(stage.balancer.state)], check=True)
     stage.members(1, 2, 3)
     with nothing_happens(stage):
-        assert refused(stage.run(), "Read-only file system", str(stage.balancer.state))
+        assert refused(stage.run(), f"{stage.balancer.state} cannot be written", "are untouched")
     subprocess.run(["mount", "-o", "remount,rw", str(stage.balancer.state)], check=True)
     assert heals(stage, 1, 2, 3)

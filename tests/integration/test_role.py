@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -153,16 +152,6 @@ def test_a_file_that_the_role_did_not_make_is_kept_beside_the_new_one(stage: Sta
 # The guard.
 
 
-def test_an_empty_group_leaves_the_file_untouched(stage: Stage) -> None:
-    stage.apply(1, 2)
-    same = stage.untouched()
-    stage.members()
-    done = stage.run()
-    assert done.status != 0
-    assert "'webheads' has 0" in done.text
-    assert same()
-
-
 @pytest.mark.parametrize("minimum", [2, 3])
 def test_a_group_below_the_minimum_is_refused_with_the_counts(stage: Stage, minimum: int) -> None:
     stage.apply(1, 2, 3)
@@ -172,21 +161,6 @@ def test_a_group_below_the_minimum_is_refused_with_the_counts(stage: Stage, mini
     assert done.status != 0
     assert f"'webheads' has {minimum - 1}, minimum_instances is {minimum}" in done.text
     assert same()
-
-
-def test_a_shrink_past_the_limit_is_refused_and_names_what_allows_it(stage: Stage) -> None:
-    stage.apply(1, 2, 3, 4)
-    same = stage.untouched()
-    stage.members(4)
-    for arguments in ([], ["--check"]):
-        done = stage.run(*arguments)
-        assert done.status != 0
-        assert "backend webheads would lose 3 of its 4 servers (75 percent, 50 allowed)" in done.text
-        assert "counted against the running process" in done.text
-        assert "haproxy_autoscale_maximum_removed_percent" in done.text
-        assert same()
-    stage.apply(4, haproxy_autoscale_maximum_removed_percent=75)
-    assert stage.serves(4)
 
 
 def test_a_stopped_haproxy_is_counted_by_its_last_good_file(stage: Stage) -> None:
@@ -213,33 +187,6 @@ def test_a_balancer_that_is_taken_over_is_counted_by_the_file_on_disk(stage: Sta
     # The same instances under other names are no loss.
     stage.apply(1, 2, 3, 4)
     assert stage.serves(1, 2, 3, 4)
-
-
-def test_a_text_that_haproxy_does_not_accept_is_refused_with_its_words(stage: Stage) -> None:
-    stage.apply(1, 2)
-    same = stage.untouched()
-    stage.members(1, 2, 3)
-    done = stage.run(haproxy_autoscale_defaults_lines=["timeout klient 1s"])
-    assert done.status != 0
-    assert "unknown keyword" in done.text or "'klient'" in done.text
-    assert "are untouched" in done.text
-    assert same()
-
-
-def test_a_port_that_another_program_holds_is_refused_before_the_file_is_written(stage: Stage) -> None:
-    stage.apply(1, 2)
-    same = stage.untouched()
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        place = f"127.0.0.1:{other.getsockname()[1]}"
-        done = stage.run(haproxy_autoscale_stats_bind=place)
-        assert done.status != 0
-        assert f"bind {place}: Address already in use" in done.text
-        assert same()
-    done = stage.run(haproxy_autoscale_stats_bind=place)
-    assert done.status == 0, done.output
-    assert stage.balancer.reloads() == 1
 
 
 def test_a_text_whose_reload_failed_is_not_tried_again_every_minute(stage: Stage) -> None:
@@ -416,18 +363,6 @@ def test_a_template_of_the_users_own_beside_the_playbook_wins_over_ours_of_the_s
     assert done.status == 0, done.output
     assert "backend servers" in stage.balancer.config.read_text()
     assert stage.serves(1, 2)
-
-
-def test_a_mistake_in_a_template_is_shown_and_nothing_is_touched(stage: Stage) -> None:
-    stage.apply(1, 2)
-    same = stage.untouched()
-    path = stage.balancer.folder / "state" / "mistake.j2"
-    path.write_text("global\n{{ no_such_variable.at_all }}\n")
-    done = stage.run(haproxy_autoscale_template=str(path))
-    assert done.status != 0
-    assert "no_such_variable" in done.text
-    path.unlink()
-    assert same()
 
 
 def test_what_was_judged_is_what_is_written_even_when_the_template_never_says_the_same_twice(stage: Stage) -> None:
