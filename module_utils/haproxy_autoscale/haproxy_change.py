@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from . import haproxy_config, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state, haproxy_transition
 from .haproxy_config import Configuration
 from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
+from .haproxy_process import Identity
 from .haproxy_reload import SOCKET_TIMEOUT, ApplyError, Plan, Proof, Run
-from .haproxy_socket import SocketError
+from .haproxy_socket import STOPPED, SocketError
 from .haproxy_state import Failure, Intent, StateError
 from .haproxy_transition import Transition
 
@@ -77,6 +78,8 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
             f"{definition.config_path} is not the file that this run rendered: another run, or a person, wrote it"
             " since. Nothing was changed; the next run starts from it"
         )
+    if not check_mode:
+        _remove_leftovers(definition, config_file)
     before = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
     is_in_force, reason = haproxy_inspect.in_force(definition, before, config_file)
     action = decide(wish, before, is_in_force)
@@ -84,6 +87,8 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     text = haproxy_inspect.whole_text(around.config_files, definition.config_path, config_file.text)
     if action == "none" or check_mode:
         return _result(action, reason, "", before, text)
+    # Whoever wrote it: what HAProxy runs must be what it finds after a power cut.
+    haproxy_state.sync_file(definition.config_path)
     plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command, plan.master_socket))
     if before is None:
         return _start(definition, plan, around, wish, config_file, reason, run)
@@ -98,13 +103,16 @@ def _start(definition: Definition, plan: Plan, around: Surroundings, wish: Wish,
                 f"{definition.pid_file} names the living HAProxy {pid}, whose command line does not show that it runs"
                 f" {definition.config_path}. A second one is not started beside it"
             )
-    haproxy_state.clear_intent(definition.state_dir, definition.name)
     try:
+        # A run that dies between the start and the record leaves no last good file; the intent says so.
+        haproxy_state.write_intent(definition.state_dir, definition.name, Intent(None, {}, set()))
         _write_server_state(haproxy_config.parse(config_file.text), NO_SERVER_STATE)
         proof = haproxy_reload.start(definition, plan, around, run)
     except (ApplyError, StateError) as error:
         done = _put_back(definition, wish, config_file, None)
-        raise ApplyError(f"{error}. {done}{_start_on_last_good(definition, plan, around, config_file, str(error), run)}") from error
+        done += _start_on_last_good(definition, plan, around, config_file, str(error), run)
+        haproxy_state.clear_intent(definition.state_dir, definition.name)
+        raise ApplyError(f"{error}. {done}") from error
     _record(definition, config_file, proof)
     return _result("start", reason, proof.text, None, config_file.text)
 
@@ -134,33 +142,35 @@ def _reload(
 ) -> dict[str, Any]:
     """Newcomers gated, leavers drained, reload, proof; on failure everything as it was."""
     text = haproxy_inspect.whole_text(around.config_files, definition.config_path, config_file.text)
+    wanted = haproxy_config.parse(text)
+    result = _result("reload", reason, "", before, text)
+    cut_off = _cut_off(definition, before)
+    if cut_off is not None:
+        before = _heal(before, cut_off, wanted, wish, result)
     # The other files, and who called, may have changed since it was judged; nobody is drained for what HAProxy refuses.
     accepted, messages = haproxy_reload.check(plan.binary, definition.config_path, around, None, run)
     if not accepted:
         raise ApplyError(f"HAProxy does not accept {definition.config_path}: {' '.join(messages)}. {_put_back(definition, wish, config_file, before)}")
-    wanted = haproxy_config.parse(text)
-    result = _result("reload", reason, "", before, text)
-    change = haproxy_transition.plan(before.states or {}, wanted, _taken_out(definition, before))
+    ours = {**cut_off.leavers, **dict.fromkeys(cut_off.added, 0)} if cut_off is not None else {}
+    change = haproxy_transition.plan(before.states or {}, wanted, ours)
     proven = haproxy_transition.Proven(set(), set(), set(), [])
-    taken_out, drained = change, False
+    intent = None
     if before.states is None:
         result["warnings"].append(f"servers that go were not drained, because HAProxy cannot be asked: {before.problem}")
     elif before.worker is not None:
+        intent = _intent(before.worker, change, cut_off)
         try:
             # Before the first command: a run that dies from here on is healed by the next.
-            places = [(backend, state.server.name) for backend, row in change.leavers.items() for state in row]
-            haproxy_state.write_intent(definition.state_dir, definition.name, Intent(before.worker, places))
+            haproxy_state.write_intent(definition.state_dir, definition.name, intent)
             proven = haproxy_transition.prove_newcomers(before, change, wanted, wish.check_timeout)
             waiting = [backend for backend in change.starved if not _has_any(proven, backend)]
             if waiting:
                 # Left in the process, the next run would take them for servers that stay.
-                haproxy_transition.withdraw(before, proven.added)
-                haproxy_state.clear_intent(definition.state_dir, definition.name)
+                _close(definition, intent, haproxy_transition.withdraw(before, intent.added))
                 why = f"no other server of {', '.join(waiting)} passes its check yet, so the servers that go stay for this run"
                 return {**result, "applied_by": "none", "warnings": [why]}
             taken_out = haproxy_transition.sparing(change, proven)
             if taken_out.leavers:
-                drained = True
                 busy = haproxy_transition.drain(before, taken_out, wish.drain_timeout)
                 if busy:
                     result["warnings"].append(f"{busy} requests still ran on servers that go after {wish.drain_timeout:.0f} s")
@@ -175,31 +185,12 @@ def _reload(
         _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused))
         proof = haproxy_reload.reload(definition, plan, around, before, run)
     except (ApplyError, StateError) as error:
-        done = _put_back(definition, wish, config_file, before)
-        done += _bring_back(definition, before, taken_out if drained else None, proven)
-        try:
-            # Only a reload that was tried is held back: a disk that was full is no fault of the text.
-            if isinstance(error, ApplyError):
-                failure = Failure(config_file.checksum, haproxy_process.fingerprint(plan.binary), str(error), time.time())
-                haproxy_state.write_failure(definition.state_dir, definition.name, failure)
-            _write_server_state(wanted, NO_SERVER_STATE)
-        except StateError as trouble:
-            done += f" {trouble}."
+        done = _put_back(definition, wish, config_file, before) + _undo(definition, before, wanted, intent, change)
+        # At the end: a remembered text is refused before anything is healed.
+        done += _remember(definition, plan, config_file, error)
         raise ApplyError(f"{error}. {done}") from error
     _keep(definition, wanted, config_file, proof)
     return {**result, "proof": proof.text}
-
-
-def _bring_back(definition: Definition, before: Running, drained: Transition | None, proven: haproxy_transition.Proven) -> str:
-    """Put the process's servers back as they were before a change that failed. Returns what went wrong, in words."""
-    try:
-        if drained is not None:
-            haproxy_transition.bring_back(before, drained)
-        haproxy_transition.withdraw(before, proven.added)
-        haproxy_state.clear_intent(definition.state_dir, definition.name)
-    except (SocketError, StateError) as trouble:
-        return f" The servers that were taken out could not be brought back: {trouble}."
-    return ""
 
 
 def _keep(definition: Definition, wanted: Configuration, config_file: ConfigFile, proof: Proof) -> None:
@@ -219,13 +210,80 @@ def _has_any(proven: haproxy_transition.Proven, backend: str) -> bool:
     return any(place[0] == backend for place in proven.passing | proven.refused)
 
 
-def _taken_out(definition: Definition, running: Running) -> set[tuple[str, str]]:
-    """The servers that a run which never came to its end took out of this very process."""
+def _remove_leftovers(definition: Definition, config_file: ConfigFile) -> None:
+    server_state = haproxy_config.server_state_file(haproxy_config.parse(config_file.text))
+    for path in (definition.config_path, server_state, *haproxy_state.paths(definition.state_dir, definition.name)):
+        if path:
+            haproxy_state.remove_leftovers(path)
+
+
+def _cut_off(definition: Definition, running: Running) -> Intent | None:
+    """What a run that never came to its end was about to do to this very process."""
     intent = haproxy_state.read_intent(definition.state_dir, definition.name)
-    return set(intent.servers) if intent is not None and intent.worker == running.worker else set()
+    return intent if intent is not None and intent.worker == running.worker else None
 
 
-def _ungated(change: haproxy_transition.Transition, wanted: Configuration, proven: haproxy_transition.Proven) -> list[str]:
+def _heal(running: Running, cut_off: Intent, wanted: Configuration, wish: Wish, result: dict[str, Any]) -> Running:
+    """The process after what a run that was cut off had begun to do to it is undone. Failing that, the reload has to do."""
+    if running.states is None:
+        return running
+    try:
+        return haproxy_transition.heal(running, cut_off, wanted, wish.check_timeout)
+    except SocketError as error:
+        result["warnings"].append(f"what a run that was cut off had begun could not be undone: {error}")
+        return running
+
+
+def _intent(worker: Identity, change: Transition, cut_off: Intent | None) -> Intent:
+    """What is about to be done, and what a run that was cut off has done and may not be undone yet."""
+    leavers = {(backend, state.server.name): state.admin for backend, row in change.leavers.items() for state in row}
+    added = {(backend, server.name) for backend in change.starved for server in change.newcomers.get(backend, [])}
+    # A name that the process has already cannot be added, and whoever bears it is none of those that we may delete.
+    added -= set(leavers)
+    if cut_off is None:
+        return Intent(worker, leavers, added)
+    return Intent(worker, {**cut_off.leavers, **leavers}, cut_off.added | added)
+
+
+def _undo(definition: Definition, before: Running, wanted: Configuration, intent: Intent | None, change: Transition) -> str:
+    """After a failed reload, everything in the process as it was. Returns what could not be done, in words."""
+    done = ""
+    try:
+        _write_server_state(wanted, NO_SERVER_STATE)
+    except StateError as trouble:
+        done += f" {trouble}."
+    if intent is None:
+        return done
+    dead = {(backend, state.server.name) for backend, row in change.leavers.items() for state in row if state.operational == STOPPED}
+    try:
+        haproxy_transition.bring_back(before, intent.leavers, dead)
+        _close(definition, intent, haproxy_transition.withdraw(before, intent.added))
+    except (SocketError, StateError) as trouble:
+        done += f" The servers that were taken out could not be brought back: {trouble}."
+    return done
+
+
+def _remember(definition: Definition, plan: Plan, config_file: ConfigFile, error: ApplyError | StateError) -> str:
+    """Keep a text whose reload was tried and failed; a disk that was full is no fault of the text. Returns what went
+    wrong, in words."""
+    if isinstance(error, ApplyError):
+        failure = Failure(config_file.checksum, haproxy_process.fingerprint(plan.binary), str(error), time.time())
+        try:
+            haproxy_state.write_failure(definition.state_dir, definition.name, failure)
+        except StateError as trouble:
+            return f" {trouble}."
+    return ""
+
+
+def _close(definition: Definition, intent: Intent, left: set[tuple[str, str]]) -> None:
+    """Note that a run has come to its end, but for servers that it added and could not take away again."""
+    if left:
+        haproxy_state.write_intent(definition.state_dir, definition.name, Intent(intent.worker, {}, left))
+    else:
+        haproxy_state.clear_intent(definition.state_dir, definition.name)
+
+
+def _ungated(change: Transition, wanted: Configuration, proven: haproxy_transition.Proven) -> list[str]:
     """A sentence when newcomers or what a person set cannot be carried over the reload, which names the lines that are
     missing."""
     has_file = bool(haproxy_config.server_state_file(wanted))

@@ -280,8 +280,8 @@ def in_force(definition: Definition, running: Running | None, config_file: Confi
         return False, f"{definition.config_path} does not exist"
     if running is None:
         return False, "HAProxy does not run"
-    intent = haproxy_state.read_intent(definition.state_dir, definition.name)
-    if intent is not None and intent.worker == running.worker:
+    # Whichever process it was about: the run did not come to its end, and its record is not written.
+    if haproxy_state.read_intent(definition.state_dir, definition.name) is not None:
         return False, "a run was cut off in the middle of a change"
     record = haproxy_state.read_record(definition.state_dir, definition.name)
     if record is not None and (record.main, record.worker) == (running.process.identity, running.worker):

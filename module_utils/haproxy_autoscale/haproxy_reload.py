@@ -200,7 +200,9 @@ def _replace_process(definition: Definition, plan: Plan, around: Surroundings, b
     if before.passes_listeners:
         words += ["-x", before.stats_socket]
     # Never what the pid file says: an id from a stale one is another program by now, and -sf would signal it.
-    words += ["-sf", str(before.process.pid)]
+    # Those before it, too: one that a killed run had begun to start would serve on, and nobody would renew it.
+    older = [pid for pid in before.process.older if haproxy_process.identify(pid) is not None]
+    words += ["-sf", *map(str, [before.process.pid, *older])]
     code, output, errors = run(words, around.environment, None)
     if code != 0:
         raise ApplyError(f"HAProxy's new process did not start: {_words(output, errors)}")

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -139,10 +140,12 @@ def read_refusal(state_dir: str, name: str) -> Refusal | None:
 
 class Intent(NamedTuple):
     """What a run is about to do to a process, written before the first command: our drain and maintenance look like a
-    person's afterwards. `servers` are those that it takes out (backend, name), on the process `worker`."""
+    person's afterwards. On the process `worker` (None: one that it is about to start) it takes out `leavers`, which
+    have the administrative state of before with them, and adds the servers `added`, each as (backend, name)."""
 
-    worker: Identity
-    servers: list[tuple[str, str]]
+    worker: Identity | None
+    leavers: dict[tuple[str, str], int]
+    added: set[tuple[str, str]]
 
 
 def _intent_path(state_dir: str, name: str) -> str:
@@ -151,7 +154,9 @@ def _intent_path(state_dir: str, name: str) -> str:
 
 def write_intent(state_dir: str, name: str, intent: Intent) -> None:
     """Keep what a run is about to do. Raises StateError."""
-    write_atomically(_intent_path(state_dir, name), json.dumps(intent._asdict()).encode())
+    leavers = [[backend, server, admin] for (backend, server), admin in intent.leavers.items()]
+    kept = {"worker": intent.worker, "leavers": leavers, "added": sorted(intent.added)}
+    write_atomically(_intent_path(state_dir, name), json.dumps(kept).encode())
 
 
 def read_intent(state_dir: str, name: str) -> Intent | None:
@@ -164,8 +169,9 @@ def read_intent(state_dir: str, name: str) -> Intent | None:
         return None
     try:
         found = json.loads(data)
-        servers = [(str(backend), str(server)) for backend, server in found["servers"]]
-        return Intent(Identity(*found["worker"]), servers)
+        leavers = {(str(backend), str(server)): int(admin) for backend, server, admin in found["leavers"]}
+        added = {(str(backend), str(server)) for backend, server in found["added"]}
+        return Intent(Identity(*found["worker"]) if found["worker"] else None, leavers, added)
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -184,6 +190,10 @@ def _remove(path: str) -> None:
         raise StateError(f"{path}: {error.strerror}") from error
 
 
+# How the names of files end that are not in their place yet; nobody else's do.
+_TEMPORARY = ".autoscale"
+
+
 def write_atomically(path: str, data: bytes, like: os.stat_result | None = None) -> None:
     """Replace the file at `path` by `data`: whole or not at all, and on the disk when this returns.
 
@@ -192,7 +202,7 @@ def write_atomically(path: str, data: bytes, like: os.stat_result | None = None)
     folder = os.path.dirname(path)
     temporary = ""
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.")
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{os.path.basename(path)}.", suffix=_TEMPORARY)
         with os.fdopen(descriptor, "wb") as handle:
             if like is not None:
                 if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
@@ -200,9 +210,9 @@ def write_atomically(path: str, data: bytes, like: os.stat_result | None = None)
                 os.fchmod(descriptor, like.st_mode & 0o7777)
             handle.write(data)
             handle.flush()
-            os.fsync(descriptor)
+            _sync(descriptor)
         os.replace(temporary, path)
-        sync_folder(folder)
+        _sync_folder(folder)
     except OSError as error:
         if temporary:
             with contextlib.suppress(OSError):
@@ -224,13 +234,49 @@ def shortage(folder: str, size: int) -> str:
     return f"no space left in {folder}: {size} bytes are needed, {free} are free" if free < size else ""
 
 
-def sync_folder(folder: str) -> None:
+def paths(state_dir: str, name: str) -> list[str]:
+    """The files that are kept for the process `name`."""
+    return [path(state_dir, name) for path in (last_good_path, _record_path, _intent_path, _failure_path)]
+
+
+def remove_leftovers(path: str) -> None:
+    """Remove what killed runs left of their writes of `path`; for the holder of the lock alone."""
+    folder, name = os.path.split(path)
+    # What mkstemp puts in the middle.
+    ours = re.compile(rf"\.{re.escape(name)}\.[a-z0-9_]{{8}}{re.escape(_TEMPORARY)}")
+    # They are in nobody's way: where the folder is missing or closed to us, the writes to come have better words.
+    with contextlib.suppress(OSError):
+        for entry in os.listdir(folder):
+            if ours.fullmatch(entry):
+                os.unlink(os.path.join(folder, entry))
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # So says a file system that cannot (fsync(2)); it gives what it can without.
+        if error.errno != errno.EINVAL:
+            raise
+
+
+def _sync_folder(folder: str) -> None:
     """Bring a folder's entries to the disk: a rename alone may be gone after a power cut (fsync(2))."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_file(path: str) -> None:
+    """Bring a file that somebody else wrote, and its name, to the disk. Raises StateError."""
+    try:
+        with open(path, "rb") as handle:
+            _sync(handle.fileno())
+        _sync_folder(os.path.dirname(os.path.realpath(path)))
+    except OSError as error:
+        raise StateError(f"{path} cannot be brought to the disk: {error.strerror}") from error
 
 
 def save(state_dir: str, name: str, text: bytes, record: Record) -> None:

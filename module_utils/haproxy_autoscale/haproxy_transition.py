@@ -18,6 +18,7 @@ from . import haproxy_config, haproxy_socket
 from .haproxy_config import Configuration, Server
 from .haproxy_inspect import Running
 from .haproxy_socket import DISABLED, DRAIN, MAINTENANCE, RUNNING, STOPPED, ServerState
+from .haproxy_state import Intent
 
 # How long one command may take, in seconds.
 TIMEOUT = 5.0
@@ -37,10 +38,11 @@ class Transition(NamedTuple):
     starved: list[str]
 
 
-def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: Collection[tuple[str, str]]) -> Transition:
+def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: Mapping[tuple[str, str], int]) -> Transition:
     """Compare a process's servers with a configuration's. Pure.
 
-    `ours` are the servers that a run of ours had taken out (backend, name): their drain or maintenance is no person's.
+    `ours` are the servers that a run of ours had taken out or added (backend, name), with their administrative state of
+    before: their drain or maintenance is no person's.
     """
     newcomers: dict[str, list[Server]] = {}
     leavers: dict[str, list[ServerState]] = {}
@@ -67,8 +69,8 @@ def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: C
     return Transition(newcomers, leavers, keep, starved)
 
 
-def _before_us(backend: str, state: ServerState, ours: Collection[tuple[str, str]]) -> ServerState:
-    return state._replace(admin=0) if (backend, state.server.name) in ours else state
+def _before_us(backend: str, state: ServerState, ours: Mapping[tuple[str, str], int]) -> ServerState:
+    return state._replace(admin=ours.get((backend, state.server.name), state.admin))
 
 
 def _kept(server: Server, state: ServerState) -> ServerState | None:
@@ -158,11 +160,26 @@ def prove_newcomers(running: Running, transition: Transition, wanted: Configurat
     return proven
 
 
-def withdraw(running: Running, servers: Collection[tuple[str, str]]) -> None:
-    """Take servers that were added at runtime away again; one with a connection stays in maintenance. Raises SocketError."""
-    running.order([f"set server {backend}/{name} state maint" for backend, name in sorted(servers)], TIMEOUT)
-    for backend, name in sorted(servers):
-        running.ask(f"del server {backend}/{name}", TIMEOUT)
+def _states(running: Running) -> dict[tuple[str, str], ServerState]:
+    """The servers as they are now, by (backend, name). Raises SocketError."""
+    found = haproxy_socket.parse_servers_state(running.ask("show servers state", TIMEOUT))
+    return {(backend, state.server.name): state for backend, row in found.items() for state in row}
+
+
+def withdraw(running: Running, servers: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Take servers that were added at runtime away again, and return those that are still there: one with a connection
+    stays in maintenance, and where no other server is usable they serve on. Raises SocketError."""
+    if not servers:
+        return set()
+    states = _states(running)
+    served = {backend for (backend, name), state in states.items() if state.usable and (backend, name) not in servers}
+    left = {place for place in servers if place in states}
+    going = sorted(place for place in left if place[0] in served or not states[place].usable)
+    running.order([f"set server {backend}/{name} state maint" for backend, name in going], TIMEOUT)
+    for backend, name in going:
+        if running.ask(f"del server {backend}/{name}", TIMEOUT).strip() == "Server deleted.":
+            left.discard((backend, name))
+    return left
 
 
 def sparing(transition: Transition, proven: Proven) -> Transition:
@@ -197,11 +214,42 @@ def drain(running: Running, transition: Transition, timeout: float) -> int:
     return busy
 
 
-def bring_back(running: Running, transition: Transition) -> None:
-    """Put the leavers that we drained back as they were; what a person had set on them stays. Raises SocketError."""
-    commands = []
-    for backend, row in transition.leavers.items():
-        for state in row:
-            was = "maint" if state.admin & MAINTENANCE else "drain" if state.admin & DRAIN else "ready"
-            commands.append(f"set server {backend}/{state.server.name} state {was}")
-    running.order(commands, TIMEOUT)
+def bring_back(running: Running, leavers: Mapping[tuple[str, str], int], held: Collection[tuple[str, str]]) -> None:
+    """Put the leavers that we took out back as they were, by their administrative state of before; what a person had set
+    on them stays. Those `held` get nothing before their checks pass. Raises SocketError."""
+    states = _states(running)
+    for (backend, name), admin in leavers.items():
+        state = states.get((backend, name))
+        if state is None or _setting(state.admin) == _setting(admin):
+            continue
+        place = f"{backend}/{name}"
+        commands = [f"set server {place} state {_setting(admin)}"]
+        if (backend, name) in held and state.server.checked:
+            commands.append(f"set server {place} health down")
+        running.order(commands, TIMEOUT)
+
+
+def _setting(admin: int) -> str:
+    return "maint" if admin & MAINTENANCE else "drain" if admin & DRAIN else "ready"
+
+
+def heal(running: Running, intent: Intent, wanted: Configuration, timeout: float) -> Running:
+    """Undo what a run that never came to its end did to this process: leavers back in service, and what it added away
+    again as far as it does not serve. Returns the process as it is then. Raises SocketError.
+
+    Much may have happened since, so a leaver is held down until its checks pass wherever another server can serve
+    meanwhile. When no other one of the wanted can, that is waited for, at most `timeout` seconds.
+    """
+    states = _states(running)
+    served = {backend for (backend, _name), state in states.items() if state.usable}
+    bring_back(running, intent.leavers, [place for place in intent.leavers if place[0] in served])
+    withdraw(running, [place for place in intent.added if place in states and not states[place].usable])
+    names = {(backend, server.name) for backend, servers in wanted.servers.items() for server in servers}
+    waiting = {backend for backend, name in intent.leavers if (backend, name) in names}
+    deadline = time.monotonic() + timeout
+    while True:
+        found = haproxy_socket.parse_servers_state(running.ask("show servers state", TIMEOUT))
+        usable = {backend for backend, row in found.items() for state in row if state.usable and (backend, state.server.name) in names}
+        if waiting <= usable or time.monotonic() >= deadline:
+            return running._replace(states=found)
+        time.sleep(0.1)

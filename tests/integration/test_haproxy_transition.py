@@ -357,8 +357,8 @@ def test_a_run_that_died_after_the_drain_is_healed(balancer: Balancer, web: Back
     assert running is not None
     assert running.states is not None
     assert running.worker is not None
-    planned = haproxy_transition.plan(running.states, parse(text(balancer, web, 2)), [])
-    write_intent(str(balancer.state), "haproxy", Intent(running.worker, [("web", "s1")]))
+    planned = haproxy_transition.plan(running.states, parse(text(balancer, web, 2)), {})
+    write_intent(str(balancer.state), "haproxy", Intent(running.worker, {("web", "s1"): 0}, set()))
     haproxy_transition.drain(running, planned, 1)
     assert reached(balancer, 2)
     assert not is_in_force(balancer)[0]
