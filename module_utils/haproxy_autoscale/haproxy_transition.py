@@ -11,7 +11,7 @@ newcomers are held down by a server-state file of our own making until their che
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from . import haproxy_config, haproxy_socket
@@ -118,6 +118,12 @@ def add_command(backend: str, server: Server, default_server: list[str]) -> str:
     return " ".join(["add server", f"{backend}/{server.name}", place, *default_server, *server.options])
 
 
+def _weight(words: Sequence[str]) -> str:
+    """The weight that a server with these words has: the last one counts (5.2)."""
+    found = [following for word, following in zip(words, words[1:]) if word == "weight"]
+    return found[-1] if found else "1"
+
+
 class Proven(NamedTuple):
     """What became of the newcomers of starved backends: those added at runtime, those of them that pass their checks,
     and those that cannot be added, each as (backend, name); `reasons` has HAProxy's words for the last."""
@@ -138,18 +144,19 @@ def prove_newcomers(running: Running, transition: Transition, wanted: Configurat
         for server in transition.newcomers.get(backend, []):
             name = f"{backend}/{server.name}"
             words = add_command(backend, server, wanted.default_server[backend]).split(" ")
-            answer = running.ask(" ".join(words), TIMEOUT).strip()
+            # An enabled server counts as up until it is said to be down (2.6 to 3.2), and requests come in between the two.
+            without_requests = ["weight", "0"]
+            answer = running.ask(" ".join(words + without_requests), TIMEOUT).strip()
             if "'cookie' option is not accepted" in answer:
                 # 2.6. Until the reload brings the whole line, it gets requests without a cookie, and gives none.
                 at = words.index("cookie")
-                answer = running.ask(" ".join(words[:at] + words[at + 2 :]), TIMEOUT).strip()
+                answer = running.ask(" ".join(words[:at] + words[at + 2 :] + without_requests), TIMEOUT).strip()
             if answer != "New server registered.":
                 proven.refused.add((backend, server.name))
                 proven.reasons.append(f"{name} cannot be added at runtime: {answer[:200]}")
                 continue
-            # On one line, because an enabled server counts as up until it is said to be down (2.6 to 3.2).
             running.order([f"enable server {name}", f"set server {name} health down"], TIMEOUT)
-            running.order([f"enable health {name}"], TIMEOUT)
+            running.order([f"set server {name} weight {_weight(words)}", f"enable health {name}"], TIMEOUT)
             proven.added.add((backend, server.name))
     deadline = time.monotonic() + timeout
     while proven.added - proven.passing and time.monotonic() < deadline:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import time
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_transition
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_socket, haproxy_transition
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_config import parse
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import SocketError
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Intent, write_intent
 from backends import Backends
 from balancer import Balancer, ask
@@ -107,6 +109,28 @@ def test_all_servers_are_replaced_at_once_and_nobody_notices(balancer: Balancer,
         web.remove("127.0.4.2")
         assert reached(balancer, 3, 4)
     assert clients.failures() == {}
+
+
+def test_a_dead_newcomer_is_not_usable_for_a_moment_between_two_commands(
+    balancer: Balancer, web: Backends, master: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(balancer, web, 1, 2, master=master)
+    send, usable = haproxy_socket.send, []
+
+    def one_by_one(path: str, line: str, timeout: float) -> str:
+        # The master passes the commands of a line on one after the other, and requests come in between.
+        answers = []
+        for command in line.split("; "):
+            answers.append(send(path, command, timeout))
+            with contextlib.suppress(OSError, SocketError):
+                rows = haproxy_socket.parse_servers_state(ask(balancer.stats_socket, "show servers state"))["web"]
+                usable.extend(command for state in rows if state.server.name == "s9" and state.usable)
+        return "".join(answers)
+
+    monkeypatch.setattr(haproxy_socket, "send", one_by_one)
+    assert change(balancer, web, 3, 4, 9)["applied_by"] == "reload"
+    assert usable == []
+    assert until_reached(balancer, 3, 4)
 
 
 def test_servers_with_cookies_are_replaced_at_once_and_nobody_notices(balancer: Balancer, web: Backends) -> None:
