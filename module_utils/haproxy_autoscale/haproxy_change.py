@@ -80,7 +80,7 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
         )
     if not check_mode:
         _remove_leftovers(definition, config_file)
-    before = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
+    before = _observe_settled(definition)
     is_in_force, reason = haproxy_inspect.in_force(definition, before, config_file)
     action = decide(wish, before, is_in_force)
     around = haproxy_inspect.surroundings(definition, before)
@@ -93,6 +93,21 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     if before is None:
         return _start(definition, plan, around, wish, config_file, reason, run)
     return _reload(definition, plan, around, wish, config_file, before, reason, run)
+
+
+# How long a process that was just started is given to answer, in seconds: one with 10,000 servers needs one.
+STARTING = 10.0
+
+
+def _observe_settled(definition: Definition) -> Running | None:
+    """The process as it is once it has started: one that is still starting answers nobody, and who signals it ends it."""
+    while True:
+        running = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
+        if running is None or running.states is not None:
+            return running
+        if time.time() - haproxy_process.start_time(running.process.identity) >= STARTING:
+            return running
+        time.sleep(0.1)
 
 
 def _start(definition: Definition, plan: Plan, around: Surroundings, wish: Wish, config_file: ConfigFile, reason: str, run: Run) -> dict[str, Any]:

@@ -108,9 +108,10 @@ class Running(NamedTuple):
             self._order_line(line, timeout)
 
     def _order_line(self, line: str, timeout: float) -> None:
-        answer = self.ask(line, timeout).strip()
-        if answer:
-            raise SocketError(f"{line[:200]!r} was answered with {answer[:500]!r}")
+        answer = self.ask(line, timeout)
+        # An empty line for each command: an answer that was cut is no success.
+        if answer != "\n" * (line.count("; ") + 1):
+            raise SocketError(f"{line[:200]!r} was answered with {answer.strip()[:500]!r}")
 
 
 def read_config_file(path: str) -> ConfigFile | None:
@@ -220,8 +221,9 @@ def _ask_master(process: Process, timeout: float) -> tuple[Workers | None, str]:
     path = process.command_line.master_socket
     problem = ""
     # For a moment after a start or a reload the socket refuses, while the worker answers already (measured on 2.6
-    # and 3.0); taken at its word, the weaker ways to reload and to prove would be chosen.
-    for _attempt in range(10):
+    # and 3.0); taken at its word, the weaker ways to reload and to prove would be chosen. One that is slow is asked once.
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
         try:
             workers = haproxy_socket.parse_show_proc(haproxy_socket.send(path, "show proc", timeout))
         except SocketError as error:
@@ -237,7 +239,7 @@ def _ask_master(process: Process, timeout: float) -> tuple[Workers | None, str]:
 def observe(definition: Definition, timeout: float) -> Running | None:
     """The process that runs `definition.config_path`, None when there is none.
 
-    `timeout` is in seconds for each step of each socket. What does not answer is said in `problem`, never guessed.
+    `timeout` is in seconds for each question. What does not answer is said in `problem`, never guessed.
     """
     process = haproxy_process.find(definition.config_path, definition.pid_file)
     if process is None:

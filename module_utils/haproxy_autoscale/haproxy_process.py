@@ -151,6 +151,15 @@ def identify(pid: int) -> Identity | None:
     return Identity(pid, entry.start_ticks, boot_id()) if entry else None
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal `number` (proc(5), SigCgt); not when it has ended."""
+    try:
+        found = re.search(r"^SigCgt:\s*([0-9a-f]+)$", _read(f"/proc/{pid}/status"), re.MULTILINE)
+    except OSError:
+        return False
+    return found is not None and bool(int(found.group(1), 16) >> (number - 1) & 1)
+
+
 def owner(pid: int) -> int | None:
     """The id of the user that the process `pid` runs as; None when it has ended."""
     try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -69,11 +70,12 @@ class Workers(NamedTuple):
 
 
 def send(path: str, command: str, timeout: float) -> str:
-    """Send `command` to the socket at `path` and return the whole answer; `timeout` is in seconds for each step.
+    """Send `command` to the socket at `path` and return the whole answer; `timeout` is in seconds for all of it.
 
     The master's socket keeps the connection open after an answer, so our half is closed after sending: HAProxy
     then answers and closes. Raises SocketError with the path and the reason.
     """
+    deadline = time.monotonic() + timeout
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
@@ -82,6 +84,8 @@ def send(path: str, command: str, timeout: float) -> str:
             connection.shutdown(socket.SHUT_WR)
             parts = []
             while True:
+                # Of an answer that trickles, each part comes in time. Not below a moment: 0 would mean not to wait at all.
+                connection.settimeout(max(0.001, deadline - time.monotonic()))
                 part = connection.recv(65536)
                 if not part:
                     break
@@ -91,12 +95,20 @@ def send(path: str, command: str, timeout: float) -> str:
     return b"".join(parts).decode("utf-8", "replace")
 
 
+def _whole(command: str, answer: str) -> str:
+    """The answer, which HAProxy ends with an empty line (Management Guide, 9.3). Raises SocketError when it does not: half a
+    list of servers looks like a list of fewer."""
+    if not answer.endswith("\n\n"):
+        raise SocketError(f"{command!r} was not answered to the end: {answer.strip()[-200:]!r}")
+    return answer
+
+
 def parse_show_proc(answer: str) -> Workers:
     """Read the answer of the master's `show proc` (Management Guide, 9.4). Raises SocketError when it is none."""
     master = reloads = failed = 0
     workers: dict[str, list[Worker]] = {"# workers": [], "# old workers": []}
     section = ""
-    for line in answer.splitlines():
+    for line in _whole("show proc", answer).splitlines():
         if line.startswith("# "):
             section = line.strip()
             continue
@@ -115,7 +127,7 @@ def parse_show_proc(answer: str) -> Workers:
 
 def parse_show_info(answer: str) -> dict[str, str]:
     """Read the answer of `show info` into a dict (Management Guide, 9.3). Raises SocketError when it is none."""
-    found = dict(line.split(": ", 1) for line in answer.splitlines() if ": " in line)
+    found = dict(line.split(": ", 1) for line in _whole("show info", answer).splitlines() if ": " in line)
     if not found.get("Pid", "").isdigit() or "Version" not in found:
         raise SocketError(f"'show info' was answered with {answer.strip()[:200]!r}")
     return found
@@ -127,7 +139,7 @@ def parse_servers_state(answer: str) -> dict[str, list[ServerState]]:
     HAProxy's own hidden backends (`<HTTPCLIENT>` and the like) are left out. Raises SocketError when the answer is
     not a state file of format 1, or not a whole one.
     """
-    lines = answer.rstrip("\n").split("\n")
+    lines = _whole("show servers state", answer).rstrip("\n").split("\n")
     if len(lines) < 2 or lines[0] != "1" or not lines[1].startswith("# "):
         raise SocketError(f"'show servers state' was answered with {answer.strip()[:200]!r}")
     columns = {name: number for number, name in enumerate(lines[1][2:].split(" "))}
@@ -185,7 +197,7 @@ def parse_servers_connections(answer: str) -> dict[tuple[str, str], int]:
 
     Raises SocketError when it is none.
     """
-    lines = answer.strip().split("\n")
+    lines = _whole("show servers conn", answer).strip().split("\n")
     columns = lines[0].split(" ")
     if columns[:2] != ["#", "bkname/svname"] or "used_cur" not in columns:
         raise SocketError(f"'show servers conn' was answered with {answer.strip()[:200]!r}")

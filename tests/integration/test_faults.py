@@ -17,21 +17,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_reload, haproxy_transition
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Proof
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError
 from backends import Backends
-from balancer import ROOT, Run
+from balancer import ROOT, Run, ask
 from clients import Clients
 from ec2_endpoint import Ec2Endpoint, security_group
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id, names
-from test_haproxy_apply import do, is_in_force
+from test_haproxy_apply import definition, do, is_in_force
 
 NEWEST = list(binaries().values())[-1]
 
@@ -407,3 +410,179 @@ def test_a_read_only_state_folder_is_seen_before_the_file_is_written(stage: Scen
         assert refused(stage.run(), f"{stage.balancer.state} cannot be written", "are untouched")
     subprocess.run(["mount", "-o", "remount,rw", str(stage.balancer.state)], check=True)
     assert heals(stage, 1, 2, 3)
+
+
+# The process.
+
+
+def test_a_stopped_haproxy_is_started_with_the_new_group_unless_it_is_not_to_be(stage: Scene) -> None:
+    stage.begin(1, 2)
+    stage.balancer.stop()
+    left = stage.apply(1, 2, haproxy_autoscale_start=False)
+    assert left.recap["changed"] == 0
+    assert observe(definition(stage.balancer), 5) is None
+    # What it was started on counts for the guard, and a member that came while it was down comes in with the start.
+    done = stage.apply(1, 2, 3)
+    assert "by start: process" in done.text
+    assert stage.serves(1, 2, 3)
+    assert heals(stage, 1, 2)
+
+
+@contextlib.contextmanager
+def starting(stage: Scene, words: Sequence[str]) -> Iterator[Callable[[], None]]:
+    """Start HAProxy on a list that it waits for; what is given lets it go on, and each later process at once."""
+    pipe, go_on, over = stage.balancer.folder / "list", threading.Event(), threading.Event()
+    os.mkfifo(pipe)
+
+    def feed() -> None:
+        while not over.is_set():
+            # As soon as somebody reads: without one, this fails.
+            with contextlib.suppress(OSError):
+                if go_on.is_set():
+                    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+            time.sleep(0.05)
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    text = stage.text(1, 2).replace("    default_backend webheads\n", f"    http-request deny if {{ src -f {pipe} }}\n    default_backend webheads\n")
+    stage.balancer.config.write_text(text)
+    process = subprocess.Popen([stage.balancer.binary, *words, "-f", stage.balancer.config, "-p", stage.balancer.pid_file])
+    try:
+        # It runs, and has not come to its sockets.
+        time.sleep(0.5)
+        assert not stage.balancer.stats_socket.exists()
+        yield go_on.set
+    finally:
+        over.set()
+        feeder.join()
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("socket", [True, False], ids=["master socket", "no master socket"])
+def test_a_haproxy_that_is_starting_is_waited_for_and_neither_ended_nor_joined_by_another(stage_of_each_version: Scene, socket: bool) -> None:
+    stage = stage_of_each_version
+    stage.balancer.state.mkdir()
+    (stage.balancer.state / "haproxy.server-state").write_text("1\n")
+    words = ["-W", *(["-S", str(stage.balancer.master_socket)] if socket else [])]
+    with starting(stage, words) as go_on:
+        threading.Timer(1, go_on).start()
+        result = do(stage.balancer)
+        assert result["applied_by"] in ("none", "reload")
+        assert stage.serves(1, 2)
+        # The changed file goes in as ever.
+        with no_request_fails(stage):
+            stage.write(1, 2, 3)
+            assert do(stage.balancer)["applied_by"] == "reload"
+            assert stage.serves(1, 2, 3)
+
+
+# The sockets.
+
+
+@contextlib.contextmanager
+def in_between(path: Path, answer: Callable[[str], str]) -> Iterator[None]:
+    """Stand at the socket's path, hand on what is asked, and answer with what `answer` makes of the true answer."""
+    real = path.with_name("real.sock")
+    path.rename(real)
+
+    def serve(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            asked = b"".join(iter(lambda: connection.recv(65536), b"")).decode().strip()
+            connection.sendall(answer(ask(real, asked)).encode())
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(20)
+        acceptor = threading.Thread(target=accept)
+        acceptor.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            acceptor.join()
+    path.unlink()
+    real.rename(path)
+
+
+def halved(answer: str) -> str:
+    return answer[: len(answer) // 2]
+
+
+def late(seconds: float) -> Callable[[str], str]:
+    def wait(answer: str) -> str:
+        time.sleep(seconds)
+        return answer
+
+    return wait
+
+
+def comes_in_without_the_master(stage: Scene, problem: str) -> None:
+    """The change goes in by the statistics socket and a signal, drained as ever, and the weaker proof is said to be one."""
+    with no_request_fails(stage):
+        stage.write(2, 3)
+        found = observe(definition(stage.balancer), 2)
+        assert found is not None
+        assert (found.workers, problem in found.problem) == (None, True)
+        result = do(stage.balancer)
+        assert (result["applied_by"], result["warnings"]) == ("reload", [])
+        assert "weaker proof" in result["proof"]
+        assert stage.serves(2, 3)
+    assert is_in_force(stage.balancer)[0]
+
+
+def test_an_absent_master_socket_is_made_up_for(stage_of_each_version: Scene) -> None:
+    stage = stage_of_each_version
+    stage.begin(1, 2)
+    stage.balancer.master_socket.rename(stage.balancer.folder / "elsewhere")
+    comes_in_without_the_master(stage, "No such file")
+
+
+def test_a_refused_master_socket_is_made_up_for(stage_of_each_version: Scene) -> None:
+    stage = stage_of_each_version
+    stage.begin(1, 2)
+    stage.balancer.master_socket.unlink()
+    with socket.socket(socket.AF_UNIX) as nobody:
+        nobody.bind(str(stage.balancer.master_socket))
+    comes_in_without_the_master(stage, "Connection refused")
+
+
+def test_a_slow_master_socket_is_waited_for(stage_of_each_version: Scene) -> None:
+    stage = stage_of_each_version
+    stage.begin(1, 2)
+    with in_between(stage.balancer.master_socket, late(0.3)), no_request_fails(stage):
+        stage.write(2, 3)
+        assert do(stage.balancer)["applied_by"] == "reload"
+        assert stage.serves(2, 3)
+
+
+def test_a_master_socket_that_does_not_answer_in_time_is_made_up_for(stage: Scene) -> None:
+    stage.begin(1, 2)
+    with in_between(stage.balancer.master_socket, late(20)):
+        comes_in_without_the_master(stage, "timed out")
+
+
+def test_a_master_socket_that_is_cut_in_mid_answer_proves_nothing(stage_of_each_version: Scene) -> None:
+    stage = stage_of_each_version
+    stage.begin(1, 2)
+    with in_between(stage.balancer.master_socket, halved):
+        comes_in_without_the_master(stage, "not answered to the end")
+
+
+@pytest.mark.parametrize("spoil", [lambda answer: answer[:4], late(20)], ids=["cut", "late"])
+def test_a_reload_whose_answer_is_lost_is_proven_by_the_masters_counters(stage: Scene, spoil: Callable[[str], str]) -> None:
+    """It was done, and taking it for one that failed would put the old file back under a process that runs the new one."""
+    stage.begin(1, 2)
+    with in_between(stage.balancer.master_socket, lambda answer: spoil(answer) if answer.startswith("Success") else answer), no_request_fails(stage):
+        stage.write(2, 3)
+        result = do(stage.balancer, timeout=3)
+        assert result["applied_by"] == "reload"
+        assert "the master counts reload 1" in result["proof"]
+        assert stage.serves(2, 3)
+    assert stage.balancer.config.read_text() == stage.text(2, 3)
+    assert is_in_force(stage.balancer)[0]

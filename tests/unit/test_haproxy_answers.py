@@ -63,7 +63,15 @@ def test_a_program_of_the_master_is_no_worker() -> None:
     assert found.serving is None
 
 
-@pytest.mark.parametrize("answer", ["", "Permission denied\n", HEAD + "# workers\n"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "Permission denied\n",
+        HEAD + "# workers\n\n",
+        HEAD + "4183            master          2 [failed: 1]   0d00h00m03s     2.6.12-1+deb12u4\n# workers\n",
+    ],
+)
 def test_another_answer_to_show_proc_is_an_error(answer: str) -> None:
     with pytest.raises(SocketError, match="show proc"):
         parse_show_proc(answer)
@@ -74,7 +82,7 @@ def test_show_info() -> None:
     assert (found["Pid"], found["Version"], found["description"]) == ("4274", "2.6.12-1+deb12u4", "a: b")
 
 
-@pytest.mark.parametrize("answer", ["", "Unknown command: 'show info'\n", "Name: HAProxy\n", "Pid: x\nVersion: 1\n"])
+@pytest.mark.parametrize("answer", ["", "Unknown command: 'show info'\n", "Name: HAProxy\n\n", "Pid: x\nVersion: 1\n\n", "Version: 1\nPid: 42"])
 def test_another_answer_to_show_info_is_an_error(answer: str) -> None:
     with pytest.raises(SocketError, match="show info"):
         parse_show_info(answer)
@@ -109,10 +117,11 @@ def test_a_process_without_servers() -> None:
     [
         "",
         "Permission denied\n",
-        "2\n" + COLUMNS,
-        "1\n# be_id be_name\n",
-        "1\n" + COLUMNS + "3 l 1 x ::1 2 0 1\n",
-        "1\n" + COLUMNS + "3 l 1 x ::1 2 0 1 1 1 1 0 2 0 0 0 0 - port - 0 0 - - 0\n",
+        "2\n" + COLUMNS + "\n",
+        "1\n# be_id be_name\n\n",
+        "1\n" + COLUMNS + "3 l 1 x ::1 2 0 1\n\n",
+        "1\n" + COLUMNS + "3 l 1 x ::1 2 0 1 1 1 1 0 2 0 0 0 0 - 90 - 0 0 - - 0\n",
+        "1\n" + COLUMNS + "3 l 1 x ::1 2 0 1 1 1 1 0 2 0 0 0 0 - port - 0 0 - - 0\n\n",
     ],
 )
 def test_an_answer_cut_short_is_an_error_and_never_fewer_servers(answer: str) -> None:
