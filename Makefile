@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup haproxy demo test test-unit test-integration test-packaging test-molecule lint sanity format build clean
+.PHONY: help setup haproxy demo test test-unit test-integration test-packaging test-molecule churn lint sanity format build clean
 
 bin := .venv/bin
 # ARGS="-k reload" goes to pytest.
@@ -38,6 +38,9 @@ test-packaging: setup ## The ways to run it (checkout, ansible-pull, installed c
 
 test-molecule: setup ## The molecule scenarios
 	@$(pytest) tests/integration/test_molecule.py
+
+churn: setup ## Clients under load while the group changes, on each HAProxy: a table of what they noticed. ARGS="--versions 3.2" for one
+	@$(bin)/python tests/bench/churn.py $(ARGS)
 
 lint: setup ## ruff, mypy, shellcheck, yamllint, ansible-lint and antsibull's checks of the changelog and the documents
 	@tests/lint.sh
