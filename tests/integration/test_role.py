@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -274,53 +275,68 @@ def test_one_of_two_regions_failing_fails_the_run(stage: Stage) -> None:
 # Wrong options.
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "said"),
-    [
-        ("security_groups", [], "haproxy_autoscale_security_groups"),
-        ("security_groups", ["sg-xyz"], "sg-xyz"),
-        ("services", [{"name": "a b", "security_groups": ["webheads"]}], "haproxy_autoscale_services"),
-        ("services", [{"name": "web"}], "security_groups"),
-        ("services", [{"name": "a", "security_groups": ["w"]}] * 2, "different names"),
-        ("services", [{"name": "a", "security_groups": ["w"], "mode": "udp"}], "udp"),
-        ("services", [{"name": "a", "security_groups": ["w"], "prot": 80}], "prot"),
-        ("services", [{"name": "a", "security_groups": ["w"], "port": "http"}], "port"),
-        ("services", [{"name": "a", "security_groups": ["w"], "port": 70000}], "haproxy_autoscale_services"),
-        ("services", [{"name": "a", "security_groups": [], "port": 80}], "haproxy_autoscale_services"),
-        ("services", [{"name": "a", "security_groups": ["w"], "bind": []}], "haproxy_autoscale_services"),
-        ("maximum_removed_percent", 101, "haproxy_autoscale_maximum_removed_percent must be 0 to 100, and is '101'"),
-        ("maximum_removed_percent", -1, "haproxy_autoscale_maximum_removed_percent"),
-        ("maximum_removed_percent", "half", "haproxy_autoscale_maximum_removed_percent"),
-        ("minimum_instances", -1, "haproxy_autoscale_minimum_instances"),
-        ("min_age", -1, "min_age"),
-        ("drain_timeout", -1, "haproxy_autoscale_drain_timeout"),
-        ("check_timeout", -1, "haproxy_autoscale_check_timeout"),
-        ("retry_failed", -1, "haproxy_autoscale_retry_failed"),
-        ("reload_timeout", 0, "haproxy_autoscale_reload_timeout"),
-        ("reload_method", "restart", "haproxy_autoscale_reload_method"),
-        ("address", "public", "haproxy_autoscale_address"),
-        ("states", ["alive"], "haproxy_autoscale_states"),
-        ("regions", ["Ireland"], "Ireland"),
-        ("name", "../evil", "haproxy_autoscale_name"),
-        ("config_path", "haproxy.cfg", "haproxy_autoscale_config_path"),
-        ("config_mode", "rw", "haproxy_autoscale_config_mode"),
-        ("state_dir", "state", "haproxy_autoscale_state_dir"),
-        ("hard_stop_after", "soon", "haproxy_autoscale_hard_stop_after"),
-        ("timeout_client", "0", "haproxy_autoscale_timeout_client"),
-        ("maxconn", -5, "haproxy_autoscale_maxconn"),
-        ("template", "no-such.cfg.j2", "haproxy_autoscale_template"),
-        ("binary", "/no/such/haproxy", "/no/such/haproxy"),
-        ("config_path", "/no/such/folder/haproxy.cfg", "there is no folder /no/such/folder"),
-        ("endpoint_url", "ftp://example", "ftp://example"),
-    ],
-    ids=lambda value: str(value)[:40] if isinstance(value, str) else "",
-)
-def test_a_wrong_option_is_named_before_anything_is_touched(stage: Stage, option: str, value: Any, said: str) -> None:
+# Option, wrong value, and what the message must say besides the option's name.
+WRONG: list[tuple[str, Any, str]] = [
+    ("security_groups", [], "haproxy_autoscale_security_groups"),
+    ("confirm_runs", 1, "haproxy_autoscale_confirm_runs must be 0 (never) or at least 2"),
+    ("reload_interval", -1, "haproxy_autoscale_reload_interval"),
+    ("maximum_old_workers", -1, "haproxy_autoscale_maximum_old_workers"),
+    ("config_files", ["/etc/other.cfg"], "haproxy_autoscale_config_files"),
+    ("security_groups", ["sg-xyz"], "sg-xyz"),
+    ("services", [{"name": "a b", "security_groups": ["webheads"]}], "haproxy_autoscale_services"),
+    ("services", [{"name": "web"}], "security_groups"),
+    ("services", [{"name": "a", "security_groups": ["w"]}] * 2, "different names"),
+    ("services", [{"name": "a", "security_groups": ["w"], "mode": "udp"}], "udp"),
+    ("services", [{"name": "a", "security_groups": ["w"], "prot": 80}], "prot"),
+    ("services", [{"name": "a", "security_groups": ["w"], "port": "http"}], "port"),
+    ("services", [{"name": "a", "security_groups": ["w"], "port": 70000}], "haproxy_autoscale_services"),
+    ("services", [{"name": "a", "security_groups": [], "port": 80}], "haproxy_autoscale_services"),
+    ("services", [{"name": "a", "security_groups": ["w"], "bind": []}], "haproxy_autoscale_services"),
+    ("maximum_removed_percent", 101, "haproxy_autoscale_maximum_removed_percent must be 0 to 100, and is '101'"),
+    ("maximum_removed_percent", -1, "haproxy_autoscale_maximum_removed_percent"),
+    ("maximum_removed_percent", "half", "haproxy_autoscale_maximum_removed_percent"),
+    ("minimum_instances", -1, "haproxy_autoscale_minimum_instances"),
+    ("min_age", -1, "min_age"),
+    ("drain_timeout", -1, "haproxy_autoscale_drain_timeout"),
+    ("check_timeout", -1, "haproxy_autoscale_check_timeout"),
+    ("retry_failed", -1, "haproxy_autoscale_retry_failed"),
+    ("reload_timeout", 0, "haproxy_autoscale_reload_timeout"),
+    ("reload_method", "restart", "haproxy_autoscale_reload_method"),
+    ("address", "public", "haproxy_autoscale_address"),
+    ("states", ["alive"], "haproxy_autoscale_states"),
+    ("regions", ["Ireland"], "Ireland"),
+    ("name", "../evil", "haproxy_autoscale_name"),
+    ("config_path", "haproxy.cfg", "haproxy_autoscale_config_path"),
+    ("config_mode", "rw", "haproxy_autoscale_config_mode"),
+    ("state_dir", "state", "haproxy_autoscale_state_dir"),
+    ("hard_stop_after", "soon", "haproxy_autoscale_hard_stop_after"),
+    ("timeout_client", "0", "haproxy_autoscale_timeout_client"),
+    ("maxconn", -5, "haproxy_autoscale_maxconn"),
+    ("template", "no-such.cfg.j2", "haproxy_autoscale_template"),
+    ("binary", "/no/such/haproxy", "/no/such/haproxy"),
+    ("config_path", "/no/such/folder/haproxy.cfg", "there is no folder /no/such/folder"),
+    ("endpoint_url", "ftp://example", "ftp://example"),
+]
+
+
+def test_a_wrong_option_is_named_before_anything_is_touched(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All in one run of Ansible, since each would cost the start of it."""
+    folder = tmp_path_factory.mktemp("wrong")
     stage.members(1)
     stage.variables.pop("haproxy_autoscale_services")
-    done = stage.run(**{f"haproxy_autoscale_{option}": value})
-    assert done.status != 0, done.output
-    assert said in done.text
+    tasks: list[dict[str, Any]] = []
+    for number, (option, value, _said) in enumerate(WRONG):
+        role = {"ansible.builtin.include_role": {"name": "haproxy_autoscale"}, "vars": {**stage.variables, f"haproxy_autoscale_{option}": value}}
+        message = f"case {number}: " + "{{ ansible_failed_result.msg | default(ansible_failed_result) }} :case"
+        tasks.append({"block": [role], "rescue": [{"ansible.builtin.debug": {"msg": message}}]})
+    playbook = folder / "site.yml"
+    playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    (folder / "roles").symlink_to(ROOT / "roles")
+    done = stage.balancer.run({}, playbook=playbook)
+    assert done.status == 0, done.output
+    answers = {int(number): text for number, text in re.findall(r"case (\d+): (.*?) :case", done.text)}
+    unnamed = {str(case[:2]): answers.get(number) for number, case in enumerate(WRONG) if case[2] not in answers.get(number, "")}
+    assert not unnamed
     assert names(stage.balancer.folder) == ["variables.json"]
 
 
