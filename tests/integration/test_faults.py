@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,21 +22,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_reload, haproxy_transition
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_reload, haproxy_socket, haproxy_transition
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_process import fingerprint, identify
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Proof
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Failure, StateError, write_failure
 from backends import Backends
-from balancer import ROOT, Run, ask
+from balancer import ROOT, Run, ask, free_port
 from clients import Clients
-from ec2_endpoint import Ec2Endpoint, security_group
+from ec2_endpoint import Answer, Ec2Endpoint, page, security_group
 from haproxy_binaries import binaries
-from stage import Stage, address, instance_id, names
-from test_haproxy_apply import definition, do, is_in_force
+from stage import Stage, address, instance_id, names, one
+from test_haproxy_apply import UNBINDABLE, definition, do, is_in_force
 
 NEWEST = list(binaries().values())[-1]
 
@@ -586,3 +590,261 @@ def test_a_reload_whose_answer_is_lost_is_proven_by_the_masters_counters(stage: 
         assert stage.serves(2, 3)
     assert stage.balancer.config.read_text() == stage.text(2, 3)
     assert is_in_force(stage.balancer)[0]
+
+
+def test_an_admin_socket_without_admin_level_brings_the_change_in_and_says_what_was_not_done(stage_of_each_version: Scene) -> None:
+    stage = stage_of_each_version
+    stage.begin(1, 2)
+    stage.balancer.stop()
+    stage.balancer.start(stage.text(1, 2).replace("level admin", "level operator"), master=False)
+    # The file that the process has is not the one that brings it to `level admin`, so nobody can be taken out before.
+    with no_request_fails(stage):
+        stage.write(2, 3)
+        result = do(stage.balancer, stats_socket=str(stage.balancer.stats_socket))
+        assert result["applied_by"] == "reload"
+        assert "servers were not taken out first" in result["warnings"][0]
+        assert "Permission denied" in result["warnings"][0]
+        assert stage.serves(2, 3)
+    assert stage.balancer.config.read_text() == stage.text(2, 3)
+    with no_request_fails(stage):
+        stage.write(3, 4)
+        assert do(stage.balancer)["warnings"] == []
+        assert stage.serves(3, 4)
+
+
+# What happens to the process meanwhile.
+
+
+@pytest.mark.parametrize("victim", ["worker", "master", "new worker"])
+def test_a_haproxy_that_is_killed_during_the_reload_is_started_by_the_next_run(
+    stage_of_each_version: Scene, victim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = stage_of_each_version
+    stage.begin(1, 2)
+    good = stage.balancer.config.read_bytes()
+    victims = {"worker": stage.balancer.worker, "master": stage.balancer.pid}
+    ask_truly = haproxy_socket.send
+
+    def send(path: str, command: str, timeout: float) -> str:
+        if command != "reload":
+            return ask_truly(path, command, timeout)
+        if victim in victims:
+            master = stage.balancer.pid()
+            os.kill(victims[victim](), signal.SIGKILL)
+            # A master ends with its worker; asked at once, it may still make the reload, and nobody would miss the dead.
+            for _attempt in range(100):
+                if identify(master) is None:
+                    break
+                time.sleep(0.02)
+            return ask_truly(path, command, timeout)
+        old = stage.balancer.worker()
+        answer = ask_truly(path, command, timeout)
+        for _attempt in range(100):
+            with contextlib.suppress(OSError, AssertionError):
+                if stage.balancer.worker() != old:
+                    break
+            time.sleep(0.02)
+        os.kill(stage.balancer.worker(), signal.SIGKILL)
+        return answer
+
+    stage.write(2, 3)
+    with monkeypatch.context() as patch, Clients(stage.balancer.port, pause=0.02) as clients:
+        patch.setattr(haproxy_socket, "send", send)
+        with pytest.raises(ApplyError, match=r"not proven within 3 s: no process runs .* is the last good file again"):
+            do(stage.balancer, timeout=3)
+    # Nobody serves, so clients are refused or cut; what was answered was answered right.
+    assert set(clients.failures()) <= {"ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected"}
+    assert stage.balancer.config.read_bytes() == good
+    assert observe(definition(stage.balancer), 5) is None
+    stage.write(2, 3)
+    assert do(stage.balancer)["applied_by"] == "start"
+    with no_request_fails(stage):
+        assert stage.serves(2, 3)
+    assert is_in_force(stage.balancer)[0]
+
+
+UPGRADES = [(old, new) for number, new in enumerate(binaries()) for old in list(binaries())[:number]]
+
+
+@pytest.mark.parametrize(("old", "new"), UPGRADES, ids=[f"{old} to {new}" for old, new in UPGRADES])
+def test_a_haproxy_that_was_upgraded_between_two_runs_is_reloaded_into_the_new_version(stage: Scene, old: str, new: str) -> None:
+    program = stage.balancer.folder / "haproxy"
+    program.symlink_to(binaries()[old])
+    stage.balancer.binary = str(program)
+    stage.begin(1, 2)
+    program.unlink()
+    program.symlink_to(binaries()[new])
+    with nothing_happens(stage):
+        assert do(stage.balancer)["applied_by"] == "none"
+    with no_request_fails(stage):
+        stage.write(2, 3)
+        result = do(stage.balancer)
+        assert (result["applied_by"], result["warnings"]) == ("reload", [])
+        assert stage.serves(2, 3)
+    assert f"Version: {new}." in ask(stage.balancer.stats_socket, "show info")
+    assert stage.balancer.config.read_text() == stage.text(2, 3)
+    assert is_in_force(stage.balancer)[0]
+    with no_request_fails(stage):
+        stage.write(3, 4)
+        assert do(stage.balancer)["applied_by"] == "reload"
+        assert stage.serves(3, 4)
+
+
+# The runs.
+
+
+def answer(*numbers: int) -> Answer:
+    reservation = f"<item><reservationId>r-1</reservationId><instancesSet>{''.join(one(number) for number in numbers)}</instancesSet></item>"
+    return page("DescribeInstances", f"<reservationSet>{reservation}</reservationSet>")
+
+
+@pytest.mark.parametrize("lead", [0, 1])
+def test_of_two_runs_at_once_one_comes_in_whole_and_the_other_says_so(stage: Scene, lead: float) -> None:
+    """Each gets another answer from AWS; the second begins at once, or while the first is under way."""
+    stage.begin(1, 2, 3)
+    stage.aws.fault("DescribeInstances", answer(1, 2), answer(2, 3))
+    texts = {stage.text(1, 2): (1, 2), stage.text(2, 3): (2, 3)}
+    with no_request_fails(stage):
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(stage.run)
+            time.sleep(lead)
+            runs = [pool.submit(stage.run).result(), first.result()]
+        winner = texts[stage.balancer.config.read_text()]
+        assert stage.serves(*winner)
+    assert any(done.status == 0 for done in runs)
+    for done in runs:
+        assert done.status == 0 or "is not the file that this run rendered: another run, or a person, wrote it since. Nothing was changed" in done.text
+    assert list(stage.balancer.servers()) == [instance_id(number) for number in winner]
+    assert is_in_force(stage.balancer)[0]
+    # A third one that gets the same answer as the last has nothing to do.
+    stage.aws.heal()
+    stage.members(*winner)
+    with nothing_happens(stage):
+        assert stage.run().recap["changed"] == 0
+
+
+def test_a_handler_that_was_lost_is_made_up_for_by_the_next_run(stage: Scene) -> None:
+    """Another role's handler fails between the write and ours."""
+    stage.begin(1, 2)
+    project = stage.balancer.folder / "project"
+    for name, text in {
+        "site.yml": "- hosts: localhost\n  gather_facts: false\n  roles: [breaks, haproxy_autoscale]\n",
+        "roles/breaks/tasks/main.yml": "- ansible.builtin.debug:\n  changed_when: true\n  notify: Break\n",
+        "roles/breaks/handlers/main.yml": "- name: Break\n  ansible.builtin.fail:\n    msg: such is life\n",
+    }.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text(text)
+    (project / "roles" / "haproxy_autoscale").symlink_to(ROOT / "roles" / "haproxy_autoscale")
+    stage.members(1, 2, 3)
+    with nothing_happens_to_the_process(stage):
+        done = stage.balancer.run(stage.variables, playbook=project / "site.yml")
+    assert (done.status, "such is life" in done.text) == (2, True)
+    assert stage.balancer.config.read_text() == stage.text(1, 2, 3)
+    with no_request_fails(stage):
+        done = stage.apply(1, 2, 3)
+        assert stage.serves(1, 2, 3)
+    assert "by reload" in done.text
+    assert stage.balancer.reloads() == 1
+    assert heals(stage, 1, 2)
+
+
+# The operator.
+
+
+@pytest.mark.parametrize("edit", ["    maxconn 500\n", "    maxcon 500\n"], ids=["valid", "broken"])
+def test_a_file_that_was_edited_by_hand_and_never_loaded_is_replaced_and_kept_beside(stage: Scene, edit: str) -> None:
+    stage.begin(1, 2)
+    edited = stage.balancer.config.read_text().replace("global\n", "global\n" + edit)
+    stage.balancer.config.write_text(edited)
+    with nothing_happens_to_the_process(stage):
+        done = stage.run()
+    assert done.status == 0, done.output
+    assert stage.balancer.config.read_text() == stage.text(1, 2)
+    kept = [path for path in stage.balancer.folder.iterdir() if path.name.startswith("haproxy.cfg.")]
+    assert [path.read_text() for path in kept] == [edited]
+    assert "HAProxy was at this configuration already" in done.text
+    assert heals(stage, 1, 2, 3)
+
+
+def test_a_server_that_was_put_in_maintenance_by_hand_stays_there_over_a_change(stage: Scene) -> None:
+    stage.begin(1, 2, 3)
+    ask(stage.balancer.stats_socket, f"set server webheads/{instance_id(1)} state maint")
+    with no_request_fails(stage):
+        done = stage.apply(1, 2, 4)
+        assert stage.serves(2, 4)
+    assert stage.balancer.config.read_text() == stage.text(1, 2, 4)
+    assert "WARNING" not in done.output
+    assert {name: state & 1 for name, state in stage.balancer.admin_states().items()} == {instance_id(1): 1, instance_id(2): 0, instance_id(4): 0}
+    ask(stage.balancer.stats_socket, f"set server webheads/{instance_id(1)} state ready")
+    assert heals(stage, 1, 2, 4, 5)
+
+
+# What is kept between runs.
+
+
+def test_a_last_good_file_that_is_gone_or_cannot_be_read_is_said(stage: Scene) -> None:
+    stage.begin(1, 2)
+    last_good = stage.balancer.state / "haproxy.last-good.cfg"
+    last_good.unlink()
+    bad = stage.text(2, 3).replace(f"bind 127.0.0.1:{stage.balancer.port}", f"bind {UNBINDABLE}")
+    before = stage.balancer.worker(), stage.balancer.servers()
+    for said in ("There is no last good file to put back", "The last good file could not be put back: .*last-good.cfg: Is a directory"):
+        stage.balancer.config.write_text(bad)
+        with Clients(stage.balancer.port, pause=0.02) as clients, pytest.raises(ApplyError, match=said):
+            do(stage.balancer)
+        # While HAProxy tries to listen it refuses; nobody gets a wrong answer.
+        assert set(clients.failures()) <= {"ConnectionRefusedError"}
+        assert stage.balancer.config.read_text() == bad
+        assert (stage.balancer.worker(), stage.balancer.servers()) == before
+        assert stage.serves(1, 2)
+        last_good.mkdir(exist_ok=True)
+    # A whole run says it, too, before it touches anything.
+    with nothing_happens(stage):
+        assert refused(stage.run(), f"{last_good}: Is a directory")
+    last_good.rmdir()
+    assert heals(stage, 1, 2, 3)
+    assert last_good.read_text() == stage.text(1, 2, 3)
+
+
+def test_a_clock_that_was_set_back_costs_one_reload_at_most_and_blocks_nothing(stage: Scene) -> None:
+    tomorrow = time.time() + 86400
+    stage.begin(1, 2)
+    for path in (stage.balancer.config, *stage.balancer.state.iterdir()):
+        os.utime(path, (tomorrow, tomorrow))
+    with nothing_happens(stage):
+        assert stage.run().recap["changed"] == 0
+    # Nor does a failure that is still to come hold a text back.
+    failure = Failure(hashlib.sha256(stage.text(1, 2, 3).encode()).hexdigest(), fingerprint(stage.balancer.binary), "words", tomorrow)
+    write_failure(str(stage.balancer.state), "haproxy", failure)
+    assert heals(stage, 1, 2, 3)
+    # After a restart by hand nothing but the times could say that the process runs the file.
+    stage.balancer.stop()
+    stage.balancer.start(stage.text(1, 2, 3))
+    os.utime(stage.balancer.config, (tomorrow, tomorrow))
+    with no_request_fails(stage):
+        assert do(stage.balancer)["applied_by"] == "reload"
+        assert do(stage.balancer)["applied_by"] == "none"
+    assert heals(stage, 1, 2)
+
+
+def test_after_a_reboot_without_aws_it_starts_on_the_last_good_file_whatever_is_on_disk(stage: Scene) -> None:
+    stage.begin(1, 2)
+    good = stage.balancer.config.read_bytes()
+    unreachable = {"haproxy_autoscale_endpoint_url": f"http://127.0.0.1:{free_port()}"}
+    for on_disk in (stage.text(1, 2), stage.text(1, 2).replace("maxconn", "maxcon").replace("global\n", "global\n    maxcon 5\n")):
+        stage.balancer.stop()
+        stage.balancer.config.write_text(on_disk)
+        done = stage.run(**unreachable)
+        assert done.status == 2, done.output
+        assert "Could not connect to the endpoint URL" in done.text
+        assert "started on it" in done.text
+        with no_request_fails(stage):
+            assert stage.serves(1, 2)
+        assert stage.balancer.config.read_bytes() == good
+    # And as the service starts it, when that comes first.
+    stage.balancer.stop()
+    subprocess.run([NEWEST, "-D", "-W", "-f", stage.balancer.config, "-p", stage.balancer.pid_file, "-S", stage.balancer.master_socket], check=True)
+    stage.balancer.until_it_serves()
+    with nothing_happens(stage):
+        assert refused(stage.run(**unreachable), "is untouched, and so is the running HAProxy")
+    assert heals(stage, 1, 2, 3)

@@ -117,7 +117,10 @@ class Balancer:
     def run(self, variables: Mapping[str, Any], *arguments: str, playbook: Path | None = None, ansible: str = "") -> Run:
         """Run the role by playbooks/update.yml, or another playbook, with the ansible-playbook of this environment."""
         extra = self.folder / "variables.json"
-        extra.write_text(json.dumps(dict(variables)))
+        text = json.dumps(dict(variables))
+        # Two runs at once may share it.
+        if not extra.exists() or extra.read_text() != text:
+            extra.write_text(text)
         command = [
             ansible or str(Path(sys.executable).with_name("ansible-playbook")),
             "-i",
@@ -163,9 +166,16 @@ class Balancer:
 
     def worker(self) -> int:
         """The process that answers on the statistics socket."""
-        found = re.search(r"^Pid: (\d+)$", ask(self.stats_socket, "show info"), re.MULTILINE)
+        try:
+            found = re.search(r"^Pid: (\d+)$", ask(self.stats_socket, "show info"), re.MULTILINE)
+        except ConnectionRefusedError:
+            found = self._worker_by_master()
         assert found
         return int(found.group(1))
+
+    def _worker_by_master(self) -> re.Match[str] | None:
+        # On 3.2 a reload that fails can take the old worker's socket away; the master still leads to it.
+        return re.search(r"^(\d+)\s+worker", ask(self.master_socket, "show proc"), re.MULTILINE)
 
     def reloads(self) -> int:
         """How often the master was reloaded, by its own count."""
@@ -183,8 +193,7 @@ class Balancer:
         try:
             answer = ask(self.stats_socket, "show servers state")
         except ConnectionRefusedError:
-            # On 3.2 a reload that fails can take the old worker's socket away; the master still leads to it.
-            worker = re.search(r"^(\d+)\s+worker", ask(self.master_socket, "show proc"), re.MULTILINE)
+            worker = self._worker_by_master()
             assert worker
             answer = ask(self.master_socket, f"@!{worker.group(1)} show servers state")
         return [line.split(" ") for line in answer.splitlines()[2:] if line]
