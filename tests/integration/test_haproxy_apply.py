@@ -310,16 +310,6 @@ def test_without_a_place_for_the_masters_socket_it_is_started_without_a_master(b
     assert balancer.reached() == {"127.0.2.1"}
 
 
-def test_a_missing_last_good_file_is_said(balancer: Balancer, web: Backends) -> None:
-    balancer.start(balancer.text(*servers(web, 1)))
-    bad = balancer.text(*servers(web, 2), bind=UNBINDABLE)
-    balancer.config.write_text(bad)
-    with pytest.raises(ApplyError, match="There is no last good file to put back"):
-        do(balancer)
-    assert balancer.config.read_text() == bad
-    assert balancer.reached() == {"127.0.2.1"}
-
-
 def test_the_file_that_is_put_back_keeps_its_mode(balancer: Balancer, web: Backends) -> None:
     balancer.config.write_text(balancer.text(*servers(web, 1)))
     do(balancer)

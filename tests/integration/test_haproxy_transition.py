@@ -391,15 +391,3 @@ def test_a_run_that_died_after_the_drain_is_healed(balancer: Balancer, web: Back
     assert until_reached(balancer, *numbers)
     assert set(balancer.admin_states().values()) == {0}
     assert is_in_force(balancer)[0]
-
-
-def test_a_statistics_socket_without_admin_level_brings_the_change_in_and_says_what_was_not_done(balancer: Balancer, web: Backends) -> None:
-    start(balancer, web, 1, 2, master=False)
-    poor = text(balancer, web, 1, 2).replace("level admin", "level operator")
-    balancer.stop()
-    balancer.start(poor, master=False)
-    balancer.config.write_text(text(balancer, web, 2, 3).replace("level admin", "level operator"))
-    result = do(balancer, stats_socket=str(balancer.stats_socket))
-    assert result["applied_by"] == "reload"
-    assert "not taken out first" in result["warnings"][0]
-    assert until_reached(balancer, 2, 3)

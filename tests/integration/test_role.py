@@ -94,27 +94,6 @@ def test_check_mode_says_what_would_be_and_touches_nothing(stage: Stage) -> None
     assert stage.balancer.reloads() == 0
 
 
-def test_a_run_that_died_between_write_and_reload_is_finished_by_the_next(stage: Stage) -> None:
-    stage.apply(1, 2)
-    # What such a run leaves: the new text on disk, the old one in the process.
-    text = stage.balancer.config.read_text()
-    stage.balancer.config.write_text(text.replace(address(2), address(3)).replace(instance_id(2), instance_id(3)))
-    done = stage.apply(1, 3)
-    assert "by reload" in done.text
-    assert stage.serves(1, 3)
-    assert stage.balancer.reloads() == 1
-    assert stage.apply(1, 3).recap["changed"] == 0
-
-
-def test_a_haproxy_that_was_stopped_is_started_unless_it_is_not_to_be(stage: Stage) -> None:
-    stage.apply(1, 2)
-    stage.balancer.stop()
-    left = stage.apply(1, 2, haproxy_autoscale_start=False)
-    assert left.recap["changed"] == 0
-    assert stage.apply(1, 2).recap["changed"] > 0
-    assert stage.serves(1, 2)
-
-
 def test_a_mode_that_was_changed_is_set_again_without_a_reload(stage: Stage) -> None:
     stage.apply(1, 2)
     stage.balancer.config.chmod(0o666)
