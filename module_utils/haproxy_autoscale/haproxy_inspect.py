@@ -305,7 +305,11 @@ def servers_now(definition: Definition, running: Running | None, config_file: Co
     stopped (or does not answer), the last good file; else the file on disk, so that taking over a balancer is no first
     run. Raises StateError when one of these files is there and cannot be read."""
     if running is not None and running.servers is not None:
-        return running.servers, "the running process"
+        intent = haproxy_state.read_intent(definition.state_dir, definition.name)
+        # What a run added and could not take away again is no loss when it goes.
+        added = intent.added if intent is not None and intent.worker == running.worker else set()
+        servers = {backend: [one for one in row if (backend, one.name) not in added] for backend, row in running.servers.items()}
+        return servers, "the running process"
     path = haproxy_state.last_good_path(definition.state_dir, definition.name)
     last_good = haproxy_state.read_bytes(path)
     if last_good is not None:

@@ -7,17 +7,21 @@ come, and each is killed once, so a step that is added is tried, too."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe
 from backends import Backends
 from balancer import Balancer, ask
 from clients import Clients
 from crash import Driver, Outcome
 from haproxy_binaries import binaries
-from test_haproxy_apply import definition
+from test_haproxy_apply import UNBINDABLE, definition
 from test_haproxy_transition import until_reached
 
 # The numbers of the servers in the file; 4 is put in maintenance by hand, and 5 has its weight set by hand.
@@ -31,9 +35,8 @@ COMMANDS_AND_RENAMES = "send|run|kill|replace|unlink"
 class Scene:
     """A balancer that is changed and changed again, by runs that are killed and runs that are not."""
 
-    def __init__(self, balancer: Balancer, web: Backends, driver: Driver, clients: Clients | None, method: str) -> None:
-        self.balancer, self.web, self.driver, self.clients, self.method = balancer, web, driver, clients, method
-        self.only = "" if balancer.binary_version.startswith(NEWEST) else COMMANDS_AND_RENAMES
+    def __init__(self, balancer: Balancer, web: Backends, driver: Driver, method: str = "master_socket", only: str = "") -> None:
+        self.balancer, self.web, self.driver, self.method, self.only = balancer, web, driver, method, only
 
     def text(self, *numbers: int, bind: str = "") -> str:
         lines = [f"s{number} 127.0.4.{number}:{self.web.port}" for number in numbers]
@@ -49,25 +52,45 @@ class Scene:
         plan = (self.method, self.balancer.binary, str(self.balancer.master_socket), "haproxy", (), 10)
         return self.driver.apply(definition(self.balancer), plan, ("", True, "", 1, 3), kill_at, only or self.only)
 
-    def serves_on(self, allowed: Sequence[str] = ()) -> None:
-        assert self.clients is not None
-        assert {failure: count for failure, count in self.clients.failures().items() if failure not in allowed} == {}
+    def killed_after(self, text: str, point: str) -> None:
+        """A run to this text that is killed right after what the regular expression says."""
+        assert re.search(point, self.apply(text, 1, f"^(after|run) .*{point}").at)
 
-    def is_healed(self, *numbers: int) -> None:
+    def start(self, *numbers: int) -> None:
+        (self.balancer.folder / "server-state").write_text("1\n")
+        self.balancer.config.write_text(self.text(*numbers))
+        assert self.again().result["applied_by"] == "start"
+        self.balancer.until_it_serves()
+
+    def worker(self) -> int:
+        record = json.loads((self.balancer.state / "haproxy.json").read_text())
+        return int(record["worker"][0])
+
+    def is_healed(self, *numbers: int, by_hand: bool = True) -> None:
         """HAProxy has exactly these servers, in service, but for what was set by hand; and nothing is left to do."""
         balancer = self.balancer
         assert balancer.servers() == {f"s{number}": f"127.0.4.{number}:{self.web.port}" for number in numbers}
         admin = balancer.admin_states()
-        assert {name: state for name, state in admin.items() if state} == ({"s4": 1} if 4 in numbers else {})
-        assert {row[3]: row[7] for row in balancer.rows()} == {f"s{number}": "5" if number == 5 else "10" for number in numbers}
+        assert {name: state for name, state in admin.items() if state} == ({"s4": 1} if by_hand and 4 in numbers else {})
+        assert {row[3]: row[7] for row in balancer.rows()} == {f"s{number}": "5" if by_hand and number == 5 else "10" for number in numbers}
         assert (balancer.folder / "server-state").read_text() == "1\n"
         assert not (balancer.state / "haproxy.intent.json").exists()
         assert [path.name for folder in (balancer.folder, balancer.state) for path in folder.iterdir() if path.name.startswith(".")] == []
-        assert until_reached(balancer, *(number for number in numbers if number != 4))
-        worker = balancer.worker()
+        assert (balancer.state / "haproxy.last-good.cfg").read_bytes() == balancer.config.read_bytes()
+        assert until_reached(balancer, *(number for number in numbers if not (by_hand and number == 4)))
+        worker = self.worker()
         once_more = self.again()
         assert (once_more.result.get("applied_by"), once_more.error) == ("none", "")
-        assert balancer.worker() == worker
+        assert self.worker() == worker
+
+
+@contextlib.contextmanager
+def told(*what: object) -> Iterator[None]:
+    """Say of a failure where it happened."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{what}: {error}") from error
 
 
 @pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
@@ -97,15 +120,8 @@ def until(true: Callable[[], bool]) -> None:
     raise AssertionError("it did not come")
 
 
-def start(scene: Scene, *numbers: int) -> None:
-    (scene.balancer.folder / "server-state").write_text("1\n")
-    scene.balancer.config.write_text(scene.text(*numbers))
-    assert scene.again().result["applied_by"] == "start"
-    scene.balancer.until_it_serves()
-    if 4 in numbers:
-        ask(scene.balancer.stats_socket, "set server web/s4 state maint")
-    if 5 in numbers:
-        ask(scene.balancer.stats_socket, "set server web/s5 weight 50%")
+def in_service(balancer: Balancer) -> set[str]:
+    return {row[3] for row in balancer.rows() if (row[5], row[6]) == ("2", "0")}
 
 
 # (servers before, wanted by the run that is killed, wanted by a run after it that wants something else again)
@@ -114,16 +130,23 @@ MIXED = ((1, 2, 3, 4, 5), (2, 3, 4, 5, 6), (2, 3, 4, 5, 7))
 STARVED = ((1, 2, 4), (3, 4, 6), (4, 7, 8))
 
 
-@pytest.mark.parametrize("method", ["master_socket", "pid"])
-@pytest.mark.parametrize("sets", [MIXED, STARVED], ids=["mixed", "starved"])
+@pytest.mark.parametrize(
+    ("sets", "method"),
+    [(MIXED, "master_socket"), (STARVED, "master_socket"), (STARVED, "pid")],
+    ids=["mixed", "all replaced", "all replaced, no master"],
+)
 def test_a_run_killed_at_any_step_harms_nobody_and_the_next_one_heals(
     balancer: Balancer, web: Backends, driver: Driver, sets: tuple[tuple[int, ...], ...], method: str
 ) -> None:
-    scene = Scene(balancer, web, driver, None, method)
+    every_step = sets is MIXED and balancer.binary_version.startswith(NEWEST)
+    scene = Scene(balancer, web, driver, method, "" if every_step else COMMANDS_AND_RENAMES)
     now = sets[0]
-    start(scene, *now)
-    seen: list[str] = []
-    with Clients(balancer.port) as scene.clients:
+    scene.start(*now)
+    ask(balancer.stats_socket, "set server web/s4 state maint")
+    if 5 in now:
+        ask(balancer.stats_socket, "set server web/s5 weight 50%")
+    points: list[str] = []
+    with Clients(balancer.port) as clients:
         for kill_at in range(1, 200):
             wanted = next(numbers for numbers in sets[:2] if numbers != now)
             worker = balancer.worker()
@@ -131,19 +154,77 @@ def test_a_run_killed_at_any_step_harms_nobody_and_the_next_one_heals(
             assert not killed.error
             if not killed.killed:
                 break
-            seen.append(killed.at)
-            if killed.at == "run begun":
-                # The second process takes over by itself; a run that comes upon it in that very moment is another matter.
-                until(lambda before=worker: balancer.worker() != before)
-            try:
-                scene.serves_on()
-                # The same is wanted still; what was there before; something else.
-                now = (wanted, now, sets[2])[kill_at % 3]
-                healed = scene.apply(scene.text(*now))
+            points.append(killed.at)
+            # The same is wanted still; what was there before; something else.
+            after = (wanted, now, sets[2])[kill_at % 3]
+            with told(f"killed at point {kill_at}, {killed.at}", now, wanted, after):
+                assert clients.failures() == {}
+                if killed.at == "run begun":
+                    # The second process takes over by itself; a run that comes upon it in that very moment is another matter.
+                    until(lambda before=worker: balancer.worker() != before)
+                healed = scene.apply(scene.text(*after))
                 assert (healed.error, healed.killed, healed.result["warnings"]) == ("", False, [])
-                scene.is_healed(*now)
-                scene.serves_on()
-            except AssertionError as error:
-                raise AssertionError(f"killed at point {kill_at}, {killed.at}, then {wanted} -> {now}: {error}") from error
-    print("\n".join(seen))
-    assert len(seen) >= (10 if scene.only else 25)
+                scene.is_healed(*after)
+                assert clients.failures() == {}
+            now = after
+    assert len(points) >= (25 if every_step else 14)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["then a good text", "then the same text"])
+def test_a_run_killed_while_it_puts_everything_back_is_healed(balancer: Balancer, web: Backends, driver: Driver, again: bool) -> None:
+    scene = Scene(balancer, web, driver, only=COMMANDS_AND_RENAMES)
+    good, bad = scene.text(1, 2, 4), scene.text(3, 4, 6, bind=UNBINDABLE)
+    scene.start(1, 2, 4)
+    ask(balancer.stats_socket, "set server web/s4 state maint")
+    failure = balancer.state / "haproxy.failed.json"
+    failed = scene.apply(bad)
+    assert "is the last good file again" in failed.error
+    begin = next(number for number, point in enumerate(failed.points, 1) if point.endswith("send reload"))
+    points = []
+    with Clients(balancer.port) as clients:
+        # At the reload, and at each second of the points after it: the other test has the others.
+        for kill_at in range(begin + again, len(failed.points) + 1, 2):
+            failure.unlink(missing_ok=True)
+            killed = scene.apply(bad, kill_at)
+            points.append(killed.at)
+            with told(f"killed at point {kill_at}, {killed.at}"):
+                assert killed.killed
+                # A text that is remembered is refused by the role: then no run comes to heal what is still open.
+                assert not failure.exists() or (balancer.config.read_text() == good and {"s1", "s2"} <= in_service(balancer))
+                if again:
+                    assert "is the last good file again" in scene.apply(bad).error
+                    assert balancer.config.read_text() == good
+                    # Newcomers with an open connection cannot be taken away yet, and those that serve alone stay until others do.
+                    until(lambda: {"s1", "s2"} <= in_service(balancer))
+                assert scene.apply(good).error == ""
+                scene.is_healed(1, 2, 4)
+                # While HAProxy tries to listen where it cannot, it refuses; nothing else.
+                assert set(clients.failures()) <= {"ConnectionRefusedError"}
+    assert len(points) >= 5
+
+
+@pytest.mark.parametrize("method", ["master_socket", "pid"])
+def test_a_run_killed_while_it_starts_haproxy_is_healed(balancer: Balancer, web: Backends, driver: Driver, method: str) -> None:
+    scene = Scene(balancer, web, driver, method, COMMANDS_AND_RENAMES)
+    points = []
+    for kill_at in range(1, 100):
+        numbers = (1, 2, 3) if kill_at % 2 else (2, 3, 4)
+        killed = scene.apply(scene.text(*numbers), kill_at) if balancer.config.exists() else first(scene, numbers, kill_at)
+        assert not killed.error
+        if not killed.killed:
+            break
+        points.append(killed.at)
+        with told(f"killed at point {kill_at}, {killed.at}"):
+            if killed.at == "run begun":
+                balancer.until_it_serves()
+            healed = scene.again()
+            assert (healed.error, healed.result["warnings"]) == ("", [])
+            scene.is_healed(*numbers, by_hand=False)
+        balancer.stop()
+        until(lambda: observe(definition(balancer), 1) is None)
+    assert len(points) >= 7
+
+
+def first(scene: Scene, numbers: Sequence[int], kill_at: int) -> Outcome:
+    scene.balancer.config.write_text(scene.text(*numbers))
+    return scene.again(kill_at)
