@@ -229,10 +229,11 @@ def bring_back(running: Running, leavers: Mapping[tuple[str, str], int], held: C
         state = states.get((backend, name))
         if state is None or _setting(state.admin) == _setting(admin):
             continue
-        place = f"{backend}/{name}"
-        commands = [f"set server {place} state {_setting(admin)}"]
+        steps = [f"state {_setting(admin)}"]
         if (backend, name) in held and state.server.checked:
-            commands.append(f"set server {place} health down")
+            # Out of maintenance it counts as up, so it goes by way of drain, where it gets nothing until it is said to be down.
+            steps = ["state drain", "health down", *steps]
+        commands = [f"set server {backend}/{name} {step}" for step in steps]
         running.order(commands, TIMEOUT)
 
 
@@ -247,12 +248,14 @@ def heal(running: Running, intent: Intent, wanted: Configuration, timeout: float
     Much may have happened since, so a leaver is held down until its checks pass wherever another server can serve
     meanwhile. When no other one of the wanted can, that is waited for, at most `timeout` seconds.
     """
+    names = {(backend, server.name) for backend, servers in wanted.servers.items() for server in servers}
     states = _states(running)
     served = {backend for (backend, _name), state in states.items() if state.usable}
-    bring_back(running, intent.leavers, [place for place in intent.leavers if place[0] in served])
-    withdraw(running, [place for place in intent.added if place in states and not states[place].usable])
-    names = {(backend, server.name) for backend, servers in wanted.servers.items() for server in servers}
-    waiting = {backend for backend, name in intent.leavers if (backend, name) in names}
+    left = withdraw(running, [place for place in intent.added if place in states and not states[place].usable])
+    # One that cannot be taken away has served before; where it is wanted again, it serves again.
+    back = {**intent.leavers, **dict.fromkeys(left & names, 0)}
+    bring_back(running, back, [place for place in back if place[0] in served])
+    waiting = {backend for backend, name in back if (backend, name) in names}
     deadline = time.monotonic() + timeout
     while True:
         found = haproxy_socket.parse_servers_state(running.ask("show servers state", TIMEOUT))
