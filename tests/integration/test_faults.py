@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_process import fingerprint, identify
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Proof
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Failure, StateError, write_failure
 from backends import Backends
 from balancer import ROOT, Run, ask, free_port
@@ -38,7 +40,7 @@ from clients import Clients
 from ec2_endpoint import Answer, Ec2Endpoint, page, security_group
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id, names, one
-from test_haproxy_apply import UNBINDABLE, definition, do, is_in_force
+from test_haproxy_apply import UNBINDABLE, definition, do, is_in_force, run
 
 NEWEST = list(binaries().values())[-1]
 
@@ -746,6 +748,81 @@ def test_a_handler_that_was_lost_is_made_up_for_by_the_next_run(stage: Scene) ->
     assert "by reload" in done.text
     assert stage.balancer.reloads() == 1
     assert heals(stage, 1, 2)
+
+
+def pin(port: int) -> socket.socket:
+    """An upload that goes on until it is finished: its worker cannot end before."""
+    pinned = socket.create_connection(("127.0.0.1", port), timeout=20)
+    pinned.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 1000\r\n\r\n")
+    return pinned
+
+
+def is_answered(pinned: socket.socket, sent: int) -> bool:
+    with pinned:
+        pinned.sendall(b"x" * (1000 - sent))
+        return pinned.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def processes(stage: Stage) -> dict[int, int]:
+    """The HAProxy processes that run the file, with the memory that each has for itself, in KiB."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.fsencode(stage.balancer.config) in (entry / "cmdline").read_bytes().split(b"\0"):
+                size = re.search(r"^Pss:\s+(\d+) kB", (entry / "smaps_rollup").read_text(), re.MULTILINE)
+                found[int(entry.name)] = int(size.group(1)) if size else 0
+    return found
+
+
+@pytest.mark.parametrize("method", ["master_socket", "pid"])
+def test_sixty_changes_in_a_row_with_pinned_connections_are_held_back_before_old_workers_heap_up(stage: Scene, method: str) -> None:
+    maximum, kept = 3, list[tuple[socket.socket, int]]()
+    stage.write(1, 2, 3)
+    stage.members(1, 2, 3)
+    assert do(stage.balancer, method)["applied_by"] == "start"
+    alone = processes(stage)
+    waited = reloads = 0
+    with no_request_fails(stage):
+        for number in range(60):
+            kept.append((pin(stage.balancer.port), number))
+            text = stage.text(1, 2, 3, *([4] if number % 2 else [])).replace("global\n", f"global\n    maxconn {2000 + number}\n", 1)
+            before = stage.balancer.config.read_bytes(), stage.balancer.worker()
+            candidate = report(definition(stage.balancer), Candidate(text, True, 50, 0, 0, maximum, 0), False, run)["candidate"]
+            assert (candidate["differs"], candidate["plan"]) == (True, "reload")
+            if candidate["postponed"]:
+                waited += 1
+                assert f"{maximum} old workers still finish their connections" in candidate["postponed"]
+                assert (stage.balancer.config.read_bytes(), stage.balancer.worker()) == before
+            else:
+                reloads += 1
+                stage.balancer.config.write_text(text)
+                assert do(stage.balancer)["applied_by"] == "reload"
+            now = processes(stage)
+            assert len(now) <= len(alone) + maximum
+            assert sum(now.values()) <= sum(alone.values()) * (maximum + 1) * 2
+            for pinned, _since in kept:
+                pinned.sendall(b"x")
+        assert (reloads, waited) == (maximum, 60 - maximum)
+    # The role says so, and writes nothing.
+    stage.members(1, 2)
+    with no_request_fails(stage):
+        before = stage.balancer.config.read_bytes(), stage.balancer.worker()
+        done = stage.run(haproxy_autoscale_maximum_old_workers=maximum)
+        assert (stage.balancer.config.read_bytes(), stage.balancer.worker()) == before
+    assert (done.status, done.recap["changed"]) == (0, 0), done.output
+    assert "nothing was written, the change waits for a later run" in done.text
+    assert f"{maximum} old workers still finish their connections, and maximum_old_workers is {maximum}" in done.text
+    # Nobody was cut.
+    assert [since for pinned, since in kept if not is_answered(pinned, 60 - since)] == []
+    for _attempt in range(100):
+        if len(processes(stage)) == len(alone):
+            break
+        time.sleep(0.1)
+    stage.variables["haproxy_autoscale_maximum_old_workers"] = maximum
+    with no_request_fails(stage):
+        assert "by reload" in stage.apply(1, 2).text
+        assert stage.serves(1, 2)
+    assert is_in_force(stage.balancer)[0]
 
 
 # The operator.
