@@ -162,6 +162,9 @@ ansible_facts:
         state_dir_exists:
           description: Whether the state folder is there.
           type: bool
+        interrupted:
+          description: Whether HAProxy runs, and a run of M(autoscale.haproxy.haproxy_apply) on it never came to its end. The next one heals what it left.
+          type: bool
         refusal_file:
           description: Where RV(ignore:candidate.refusal) of the last refused run stands. It should be removed by a run that refuses nothing.
           type: str

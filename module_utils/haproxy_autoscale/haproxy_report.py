@@ -46,6 +46,7 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
         "version": version,
         "running": running is not None,
         "state_dir_exists": os.path.isdir(definition.state_dir),
+        "interrupted": running is not None and haproxy_state.read_intent(definition.state_dir, definition.name) is not None,
         "refusal_file": haproxy_state.refusal_path(definition.state_dir, definition.name),
         "refusal_file_exists": os.path.exists(haproxy_state.refusal_path(definition.state_dir, definition.name)),
         "has_last_good": os.path.exists(haproxy_state.last_good_path(definition.state_dir, definition.name)),
@@ -101,8 +102,7 @@ def _postponed(definition: Definition, candidate: Candidate, running: Running | 
     """
     if running is None or running.worker is None:
         return ""
-    intent = haproxy_state.read_intent(definition.state_dir, definition.name)
-    if intent is not None and intent.worker == running.worker:
+    if haproxy_state.read_intent(definition.state_dir, definition.name) is not None:
         return ""
     old = len(running.old_workers)
     if 0 < candidate.maximum_old_workers <= old:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_process import identify
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Intent, write_intent
 from backends import Backends
-from balancer import Run
+from balancer import Run, ask
 from ec2_endpoint import Ec2Endpoint, error, security_group
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id, names
@@ -255,3 +257,32 @@ def test_the_written_file_is_validated_in_its_place(stage: Stage, tmp_path: Path
     assert [words[:3] for words in checks] == [["-c", "-f", str(extra)]] * len(checks)
     # From standard input before it is written, and the written file before it takes its place.
     assert [words[4] == "/dev/stdin" for words in checks] == [True, False]
+
+
+@pytest.mark.parametrize("why", ["nobody is known", "too many would go"])
+def test_what_a_run_was_cut_off_in_is_finished_also_by_a_run_that_fails(stage: Stage, why: str) -> None:
+    stage.apply(1, 2, 3, 4)
+    balancer = stage.balancer
+    # What a run that was killed after its drain leaves: two servers out, the file without them, the intent.
+    text = balancer.config.read_text()
+    balancer.config.write_text("".join(line for line in text.splitlines(keepends=True) if instance_id(1) not in line and instance_id(2) not in line))
+    worker = identify(balancer.worker())
+    assert worker is not None
+    leavers = {("webheads", instance_id(number)): 0 for number in (1, 2)}
+    write_intent(str(balancer.state), "haproxy", Intent(worker, leavers, set()))
+    for number in (1, 2):
+        ask(balancer.stats_socket, f"set server webheads/{instance_id(number)} state maint")
+    if why == "nobody is known":
+        stage.aws.fault("DescribeInstances", error(500, "InternalError"))
+    else:
+        stage.members(8)
+    done = stage.run()
+    assert done.status != 0
+    assert ("what an earlier run was cut off in was finished" if why == "nobody is known" else "would lose") in done.text
+    assert stage.serves(3, 4)
+    assert set(balancer.admin_states().values()) == {0}
+    assert balancer.reloads() == 1
+    # And that is all.
+    same = stage.untouched()
+    assert stage.run().status != 0
+    assert same()
