@@ -85,7 +85,7 @@ class Shape:
 
 
 # For `make test`.
-SMALL = Shape(changes=8, requests=0, long_seconds=0.8, upload_seconds=3.0, drain_timeout=2.4, keep_alive=1.0, grace=0.5)
+SMALL = Shape(changes=8, requests=0, long_seconds=0.8, upload_seconds=3.0, drain_timeout=4.0, keep_alive=1.0, grace=0.5)
 
 
 # Enough to see them fail.
