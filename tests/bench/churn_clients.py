@@ -315,6 +315,8 @@ class Clients:
                 lines = unchunk(body).split()
                 if lines != [b"%d" % line for line in range(1, len(lines) + 1)]:
                     raise Failed("short body", "of the stream")
+                # It has come to its end, and so has the run: a second one would be empty.
+                return
 
 
 def main() -> None:
