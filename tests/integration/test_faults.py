@@ -927,3 +927,35 @@ def test_after_a_reboot_without_aws_it_starts_on_the_last_good_file_whatever_is_
     with nothing_happens(stage):
         assert refused(stage.run(**unreachable), "is untouched, and so is the running HAProxy")
     assert heals(stage, 1, 2, 3)
+
+
+def test_a_connection_that_was_opened_ahead_of_its_request_reaches_no_leaver(stage_of_each_version: Scene) -> None:
+    """As browsers open them. The old worker that holds it knows nothing of the second change."""
+    stage = stage_of_each_version
+
+    def bring_in(*numbers: int) -> str:
+        text = stage.text(*numbers).replace("timeout http-request 10s", "timeout http-request 1s")
+        assert "timeout http-request 1s" in text
+        stage.balancer.config.write_text(text)
+        return str(do(stage.balancer)["applied_by"])
+
+    assert bring_in(1, 2) == "start"
+    opened = [socket.create_connection(("127.0.0.1", stage.balancer.port), timeout=20) for _number in range(8)]
+    try:
+        time.sleep(0.2)
+        for members in ((2, 3), (3, 4)):
+            assert bring_in(*members) == "reload"
+        time.sleep(1.5)
+        # Closed without a word.
+        answers = []
+        for connection in opened:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            try:
+                answers.append(b"".join(iter(lambda connection=connection: connection.recv(65536), b"")).decode())
+            except ConnectionResetError:
+                answers.append("")
+        assert answers == [""] * 8
+    finally:
+        for connection in opened:
+            connection.close()

@@ -289,6 +289,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("config_mode", "rw", "haproxy_autoscale_config_mode"),
     ("state_dir", "state", "haproxy_autoscale_state_dir"),
     ("hard_stop_after", "soon", "haproxy_autoscale_hard_stop_after"),
+    ("timeout_http_request", "soon", "haproxy_autoscale_timeout_http_request"),
     ("timeout_client", "0", "haproxy_autoscale_timeout_client"),
     ("maxconn", -5, "haproxy_autoscale_maxconn"),
     ("template", "no-such.cfg.j2", "haproxy_autoscale_template"),
