@@ -69,7 +69,7 @@ class Configuration(NamedTuple):
     """What the collection needs to know of a configuration: `servers` by backend (a `listen` section is one, too)
     in the file's order, the words of the `default-server` lines that hold at each backend's end, the backends that read
     the global server-state file at a reload, the words of each line of the `global` section, and the places to listen at
-    (those of `bind` and `stats socket` lines)."""
+    (those of `bind` and `stats socket` lines) as far as the text alone tells that HAProxy will listen there."""
 
     servers: dict[str, list[Server]]
     default_server: dict[str, list[str]]
@@ -185,6 +185,8 @@ class _Section(NamedTuple):
     name: str
     default_server: list[str]
     reads_state: bool
+    disabled: bool
+    binds: list[Bind]
 
 
 def _open_section(words: Sequence[str], defaults: Mapping[str, _Section]) -> _Section:
@@ -194,34 +196,40 @@ def _open_section(words: Sequence[str], defaults: Mapping[str, _Section]) -> _Se
     source = words[words.index("from") + 1] if "from" in words[:-1] else ""
     parent = None if words[0] == "defaults" and not source else defaults.get(source, defaults.get(""))
     if parent is None:
-        return _Section(words[0], name, [], False)
-    return _Section(words[0], name, list(parent.default_server), parent.reads_state)
+        return _Section(words[0], name, [], False, False, [])
+    return _Section(words[0], name, list(parent.default_server), parent.reads_state, parent.disabled, [])
 
 
 def parse(text: str) -> Configuration:
     """Read a configuration's text. Lines that are not understood are passed over: whether the text is valid is for
-    `haproxy -c` to say. Both branches of an `.if` count."""
+    `haproxy -c` to say. Of an `.if` both branches count, but for their binds: which of them holds is known to HAProxy alone."""
     servers: dict[str, list[Server]] = {}
     global_lines: list[list[str]] = []
-    binds: list[Bind] = []
     backends: dict[str, _Section] = {}
     defaults: dict[str, _Section] = {}  # by name, and under "" the last one
-    here = _Section("", "", [], False)
+    sections = [_Section("", "", [], False, False, [])]
+    conditions = 0
     for line in text.split("\n"):
         words = split_line(line)
         if not words:
             continue
+        here = sections[-1]
         if words[0] in SECTIONS:
             here = _open_section(words, defaults)
+            sections.append(here)
+        elif words[0] in (".if", ".endif"):
+            conditions += 1 if words[0] == ".if" else -1
         elif here.kind == "global":
             global_lines.append(words)
-            binds += _binds(words[2:] if words[:2] == ["stats", "socket"] else [])
-        elif words[0] == "bind":
-            binds += _binds(words[1:])
+        elif words[0] == "disabled" or (words[0] == "enabled" and not conditions):
+            here = here._replace(disabled=words[0] == "disabled")
         elif words[0] == "default-server":
             here.default_server.extend(words[1:])
         elif words[0] == "load-server-state-from-file":
             here = here._replace(reads_state=words[1:2] == ["global"])
+        sections[-1] = here
+        if not conditions:
+            here.binds.extend(_binds_of_line(words, here.kind, global_lines))
         if here.kind == "defaults":
             defaults[here.name] = defaults[""] = here
         elif here.kind in ("backend", "listen") and here.name:
@@ -232,8 +240,19 @@ def parse(text: str) -> Configuration:
         {name: section.default_server for name, section in backends.items()},
         frozenset(name for name, section in backends.items() if section.reads_state),
         global_lines,
-        binds,
+        [bind for section in sections if not section.disabled for bind in section.binds],
     )
+
+
+def _binds_of_line(words: Sequence[str], kind: str, global_lines: Iterable[Sequence[str]]) -> list[Bind]:
+    """The places to listen at that one line names; `global_lines` are those before it."""
+    if kind == "global":
+        return _binds(words[2:] if words[:2] == ["stats", "socket"] else [])
+    found = _binds(words[1:] if words[0] == "bind" else [])
+    # The path of a `bind` line is another one then, and that of a statistics socket is not (3.1 "unix-bind", and measured).
+    if any(line[0] == "unix-bind" and "prefix" in line for line in global_lines):
+        found = [bind for bind in found if not bind.address.startswith(("/", "unix@"))]
+    return found
 
 
 def _binds(words: Sequence[str]) -> list[Bind]:

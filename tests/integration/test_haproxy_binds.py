@@ -59,6 +59,26 @@ def test_what_we_say_of_a_bind_is_what_haproxy_does_with_it(balancer: Balancer, 
         balancer.stop()
 
 
+def test_what_haproxy_does_not_listen_on_is_no_reason_to_refuse(balancer: Balancer, held: int, tmp_path: Path) -> None:
+    (tmp_path / "jail" / "run").mkdir(parents=True)
+    prefix = f"global\n    unix-bind prefix {tmp_path}/jail\n    stats socket {tmp_path}/two.sock\n"
+    more = {
+        f"frontend other\n    bind 127.0.0.1:{held}\n": False,
+        f".if defined(NOBODY_SETS_THIS)\nfrontend other\n    bind 127.0.0.1:{held}\n.endif\n": True,
+        f".if !defined(NOBODY_SETS_THIS)\n.else\nfrontend other\n    bind 127.0.0.1:{held}\n.endif\n": True,
+        f"frontend other\n    bind 127.0.0.1:{held}\n    disabled\n": True,
+        f"defaults\n    mode http\n    disabled\nfrontend other\n    bind 127.0.0.1:{held}\n": True,
+        "frontend other\n    bind /run/no-such-folder/web.sock\n": False,
+        prefix + "frontend other\n    bind /run/web.sock\n    bind unix@/run/two.sock\n": True,
+    }
+    for text, possible in more.items():
+        balancer.config.write_text(balancer.text() + text)
+        done = subprocess.run([balancer.binary, "-D", "-f", balancer.config, "-p", balancer.pid_file], capture_output=True, text=True, timeout=20, check=False)
+        assert (done.returncode == 0) is possible, text + done.stderr
+        assert (not impossible(parse(balancer.config.read_text()).binds, None)) is possible, text
+        balancer.stop()
+
+
 def test_haproxys_own_listeners_are_not_in_its_way_and_get_all_connections(balancer: Balancer) -> None:
     balancer.start(balancer.text())
     for bind in (f"127.0.0.1:{balancer.port}", f"*:{balancer.port}", f":{balancer.port}-{balancer.port}"):

@@ -157,6 +157,65 @@ global
     assert statistics_sockets(parse(text)) == [("/run/admin.sock", True), ("/run/plain.sock", False)]
 
 
+def bound(text: str) -> list[str]:
+    return [bind.address for bind in parse(text).binds]
+
+
+def test_binds_of_an_if_are_passed_over_in_every_branch_and_its_servers_are_not() -> None:
+    text = """
+frontend web
+    bind :80
+    .if defined(ONE)
+    bind :81
+    .if defined(TWO)
+    bind :82
+    .endif
+    bind :83
+    .else
+    bind :84
+    .endif
+    bind :85
+.if defined(ONE)
+listen api
+    bind :86
+    server a 10.0.0.1:80
+.endif
+"""
+    assert bound(text) == [":80", ":85"]
+    assert list(parse(text).servers) == ["api"]
+
+
+@pytest.mark.parametrize(
+    ("text", "binds"),
+    [
+        ("frontend a\n disabled\n bind :80\nfrontend b\n bind :81\n", [":81"]),
+        ("frontend a\n bind :80\n disabled\nfrontend b\n bind :81\n", [":81"]),
+        ("frontend a\n disabled\n bind :80\n enabled\n", [":80"]),
+        ("defaults\n disabled\nfrontend a\n bind :80\nfrontend b\n enabled\n bind :81\ndefaults\nfrontend c\n bind :82\n", [":81", ":82"]),
+        # What cannot be known is no reason to refuse.
+        ("frontend a\n bind :80\n .if defined(OFF)\n disabled\n .endif\n", []),
+        ("frontend a\n disabled\n bind :80\n .if defined(ON)\n enabled\n .endif\n", []),
+    ],
+)
+def test_a_section_that_is_disabled_listens_nowhere(text: str, binds: list[str]) -> None:
+    assert bound(text) == binds
+
+
+def test_paths_that_get_a_prefix_are_passed_over_and_the_statistics_sockets_get_none() -> None:
+    text = """
+global
+    stats socket /run/admin.sock level admin
+    unix-bind mode 600
+    {}
+frontend web
+    bind :80,/web.sock
+    bind unix@/other.sock
+    bind abns@name
+"""
+    assert bound(text.format("")) == ["/run/admin.sock", ":80", "/web.sock", "unix@/other.sock", "abns@name"]
+    assert bound(text.format("unix-bind user web prefix /run/web")) == ["/run/admin.sock", ":80", "abns@name"]
+
+
 def servers(*names: str) -> list[Server]:
     return [Server(name, f"10.0.0.{name}", 80) for name in names]
 
