@@ -31,11 +31,12 @@ class Definition(NamedTuple):
 
 
 class Surroundings(NamedTuple):
-    """What our file stands among: the files and folders that HAProxy is given with -f, in its order, and the environment that
-    it has besides."""
+    """What our file stands among: the files and folders that HAProxy is given with -f, in its order, the environment that
+    it has besides, and the folder that it changes into with -C, where relative paths in the files start (empty: none)."""
 
     config_files: list[str]
     environment: dict[str, str]
+    folder: str
 
 
 class ConfigFile(NamedTuple):
@@ -135,14 +136,16 @@ def surroundings(definition: Definition, running: Running | None) -> Surrounding
     if definition.config_files and not haproxy_process.holds(definition.config_files, definition.config_path):
         raise StateError(f"config_files: neither {definition.config_path} nor its folder is among {', '.join(definition.config_files)}")
     launch = haproxy_service.find_launch(definition.service_name) if definition.service_name else None
-    files = haproxy_process.parse_command_line(launch.arguments).config_files if launch is not None else []
+    of_unit = haproxy_process.parse_command_line(launch.arguments if launch is not None else [])
     # The service of the usual name may run another file.
-    is_ours = launch is not None and haproxy_process.holds(files, definition.config_path)
+    is_ours = launch is not None and haproxy_process.holds(of_unit.config_files, definition.config_path)
     environment = launch.environment if launch is not None and is_ours else {}
     if running is not None:
         of_process = haproxy_process.environment(running.process.pid)
-        return Surroundings(running.process.command_line.config_files, environment if of_process is None else of_process)
-    return Surroundings(list(definition.config_files) or (files if is_ours else [definition.config_path]), environment)
+        given = running.process.command_line
+        return Surroundings(given.config_files, environment if of_process is None else of_process, given.folder)
+    files = list(definition.config_files) or (of_unit.config_files if is_ours else [definition.config_path])
+    return Surroundings(files, environment, of_unit.folder if is_ours else "")
 
 
 def files_of(config_files: Iterable[str], config_path: str) -> list[str]:

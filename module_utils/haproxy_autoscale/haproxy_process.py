@@ -15,13 +15,14 @@ from typing import NamedTuple
 class CommandLine(NamedTuple):
     """What a HAProxy command line says (Management Guide, chapter 3): the files given with -f, the pid file, the
     master socket (its path without the options behind the comma), whether there is a master, and whether the process
-    only checks a configuration. `options` are the other words, as a process that takes its place needs them."""
+    only checks a configuration. `folder` is that of -C, empty without it. `options` are the other words, as a process that takes its place needs them."""
 
     config_files: list[str]
     pid_file: str
     master_socket: str
     has_master: bool
     is_check: bool
+    folder: str
     options: list[str]
 
 
@@ -75,7 +76,7 @@ def parse_command_line(arguments: Sequence[str], folder: str = "/") -> CommandLi
     changes first.
     """
     files: list[str] = []
-    pid_file = master_socket = ""
+    pid_file = master_socket = given_folder = ""
     options: list[str] = []
     has_master = is_check = False
     position = 1
@@ -100,7 +101,7 @@ def parse_command_line(arguments: Sequence[str], folder: str = "/") -> CommandLi
         if option == "-f":
             files.append(value)
         elif option == "-C":
-            folder = os.path.join(folder, value)
+            folder = given_folder = os.path.join(folder, value)
         elif option == "-p":
             pid_file = value
         elif option == "-S":
@@ -108,7 +109,8 @@ def parse_command_line(arguments: Sequence[str], folder: str = "/") -> CommandLi
         elif option != "-x":
             options += [option, value]
     config_files = [os.path.join(folder, name) for name in files]
-    return CommandLine(config_files, os.path.join(folder, pid_file) if pid_file else "", master_socket, has_master, is_check, options)
+    pid_file = os.path.join(folder, pid_file) if pid_file else ""
+    return CommandLine(config_files, pid_file, master_socket, has_master, is_check, given_folder, options)
 
 
 def _read(path: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from . import haproxy_process, haproxy_socket
@@ -75,7 +75,12 @@ def check(binary: str, config_path: str, around: Surroundings, text: str | None,
 def check_command(binary: str, config_path: str, around: Surroundings, place: str) -> list[str]:
     """The words that have HAProxy judge all files that it is given, with the one at `place` as ours."""
     files = [place if is_same_file(path, config_path) else path for path in files_of(around.config_files, config_path)]
-    return [binary, "-c", *(word for path in files for word in ("-f", path))]
+    return [binary, "-c", *_given(around.folder, files)]
+
+
+def _given(folder: str, files: Iterable[str]) -> list[str]:
+    """The words that give HAProxy its files, and the folder where relative paths in them start."""
+    return [*(["-C", folder] if folder else []), *(word for path in files for word in ("-f", path))]
 
 
 def find_service_command(service_name: str, run: Run) -> list[str]:
@@ -131,7 +136,7 @@ def start(definition: Definition, plan: Plan, around: Surroundings, run: Run) ->
     if plan.method == "service":
         _service(plan, "start", run)
     else:
-        words = [plan.binary, "-D", *(word for path in around.config_files for word in ("-f", path)), "-p", definition.pid_file]
+        words = [plan.binary, "-D", *_given(around.folder, around.config_files), "-p", definition.pid_file]
         if plan.method == "master_socket":
             if not plan.master_socket:
                 raise ApplyError("reload_method is master_socket, but the option master_socket names no path")
@@ -214,7 +219,7 @@ def _replace_process(definition: Definition, plan: Plan, around: Surroundings, b
     """Start a second process that takes the place of the first (-sf), as the old script did; -x hands the listening
     sockets over, so that no connection is refused in between, where the running process was told to give them."""
     old = before.process.command_line
-    words = [plan.binary, *old.options, *(word for path in old.config_files for word in ("-f", path))]
+    words = [plan.binary, *old.options, *_given(old.folder, old.config_files)]
     words += ["-p", old.pid_file or definition.pid_file]
     if before.passes_listeners:
         words += ["-x", before.stats_socket]

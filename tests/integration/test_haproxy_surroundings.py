@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -137,6 +138,42 @@ def test_the_environment_of_the_running_process_is_there_for_checks_and_for_the_
         assert do(balancer)["applied_by"] == "reload"
         assert balancer.reached(4) == {"127.0.7.2" if "s2" in changed else "127.0.7.1"}
         changed = text
+
+
+@pytest.mark.parametrize("master", [True, False], ids=["master", "no master"])
+def test_the_folder_that_haproxy_was_started_in_is_there_for_checks_and_for_the_process_that_follows(balancer: Balancer, web: Backends, master: bool) -> None:
+    folder = balancer.folder / "100% there"
+    folder.mkdir()
+    (folder / "503.http").write_text("HTTP/1.0 503 ours\r\n\r\nfrom the folder")
+    text = balancer.text(f"s1 127.0.7.1:{web.port}", backend="    errorfile 503 503.http\n")
+    balancer.config.write_text(text)
+    words = [balancer.binary, "-D", "-C", str(folder), "-f", str(balancer.config), "-p", str(balancer.pid_file)]
+    subprocess.run([*words, *(["-W", "-S", str(balancer.master_socket)] if master else [])], check=True, capture_output=True)
+    balancer.until_it_serves()
+    changed = text.replace("s1 127.0.7.1", "s2 127.0.7.2")
+    for number in (2, 1):
+        found = judge(balancer, changed)
+        assert found["accepted"], found["messages"]
+        # As the task that writes the file has it validated.
+        subprocess.run(shlex.split(shlex.join(found["check_command"]) % balancer.config), check=True, capture_output=True)
+        balancer.config.write_text(changed)
+        assert do(balancer)["applied_by"] == "reload"
+        assert balancer.reached(4) == {f"127.0.7.{number}"}
+        changed = text
+
+
+def test_before_haproxy_runs_the_unit_of_its_service_has_the_folder(balancer: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = balancer.folder
+    monkeypatch.setattr(haproxy_service, "find_launch", functools.partial(haproxy_service.find_launch, folders=(str(folder),)))
+    (folder / "503.http").write_text("HTTP/1.0 503 ours\r\n\r\n")
+    text = balancer.text(f"s1 127.0.7.1:{web.port}", backend="    errorfile 503 503.http\n")
+    (folder / "balancer.service").write_text(f"[Service]\nExecStart={balancer.binary} -Ws -C {folder} -f {balancer.config}\n")
+    assert not judge(balancer, text)["accepted"]
+    found = judge(balancer, text, service_name="balancer")
+    assert found["accepted"], found["messages"]
+    balancer.config.write_text(text)
+    assert do(balancer, service_name="balancer")["applied_by"] == "start"
+    assert balancer.reached(4) == {"127.0.7.1"}
 
 
 def test_what_haproxy_does_not_accept_in_its_place_drains_nobody(balancer: Balancer, web: Backends) -> None:

@@ -140,6 +140,7 @@ def test_the_command_line_of_a_master_after_a_reload() -> None:
 def test_the_command_line_of_the_old_script_and_of_a_check() -> None:
     found = parse_command_line(["/usr/sbin/haproxy", "-D", "-C", "/srv", "-f", "a.cfg", "-p", "/run/a.pid", "-sf", "12"])
     assert (found.config_files, found.master_socket, found.has_master) == (["/srv/a.cfg"], "", False)
+    assert (found.folder, parse_command_line(["haproxy", "-f", "/a.cfg"]).folder) == ("/srv", "")
     assert parse_command_line(["haproxy", "-c", "-f", "/dev/stdin"]).is_check
     assert parse_command_line(["haproxy", "--", "/a.cfg", "/b.cfg"]).config_files == ["/a.cfg", "/b.cfg"]
 

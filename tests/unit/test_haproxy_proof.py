@@ -20,7 +20,7 @@ def running(worker: int, reloads: int | None = None, failed: int = 0, old: tuple
     if reloads is not None:
         workers = Workers(main, reloads, failed, [Worker(worker, "2.6")] if worker else [], [Worker(pid, "2.6") for pid in old])
     states: Any = {} if answers else None
-    process = Process(Identity(main, 1, "boot"), CommandLine([], "", "", reloads is not None, False, []), [], [])
+    process = Process(Identity(main, 1, "boot"), CommandLine([], "", "", reloads is not None, False, "", []), [], [])
     return Running(process, workers, Identity(worker, 1, "boot") if worker else None, "2.6", "", False, states, "")
 
 
