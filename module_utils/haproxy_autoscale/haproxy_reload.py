@@ -221,13 +221,16 @@ def _replace_process(definition: Definition, plan: Plan, around: Surroundings, b
     old = before.process.command_line
     words = [plan.binary, *old.options, *_given(old.folder, old.config_files)]
     words += ["-p", old.pid_file or definition.pid_file]
-    if before.passes_listeners:
-        words += ["-x", before.stats_socket]
+    handed = ["-x", before.stats_socket] if before.passes_listeners else []
     # Never what the pid file says: an id from a stale one is another program by now, and -sf would signal it.
     # Those before it, too: one that a killed run had begun to start would serve on, and nobody would renew it.
     older = [pid for pid in before.process.older if haproxy_process.identify(pid) is not None]
-    words += ["-sf", *map(str, [before.process.pid, *older])]
-    code, output, errors = run(words, around.environment, None)
+    replacing = ["-sf", *map(str, [before.process.pid, *older])]
+    code, output, errors = run([*words, *handed, *replacing], around.environment, None)
+    if code != 0 and handed and "Failed to get the sockets from the old process" in output + errors:
+        # The file says `expose-fd listeners`, and the process was started from an older one that did not: whoever moves over from
+        # the old script has that once. Nothing was replaced yet.
+        code, output, errors = run([*words, *replacing], around.environment, None)
     if code != 0:
         raise ApplyError(f"HAProxy's new process did not start: {_words(output, errors)}")
 

@@ -230,6 +230,14 @@ def test_when_neither_file_starts_both_reasons_are_said_and_nothing_is_held_agai
     assert balancer.reached() == {"127.0.2.1"}
 
 
+def test_a_process_that_was_never_told_to_hand_its_sockets_over_is_replaced_all_the_same(balancer: Balancer, web: Backends) -> None:
+    # As the old script's or Debian's own file has it; the new text says `expose-fd listeners` for the same socket.
+    balancer.start(balancer.text(*servers(web, 1)).replace(" expose-fd listeners", ""), master=False)
+    balancer.config.write_text(balancer.text(*servers(web, 1, 2)))
+    assert do(balancer)["applied_by"] == "reload"
+    assert balancer.reached() == {"127.0.2.1", "127.0.2.2"}
+
+
 def test_without_a_last_good_file_the_one_that_was_replaced_comes_back(balancer: Balancer, web: Backends) -> None:
     balancer.start(balancer.text(*servers(web, 1)))
     replaced = balancer.folder / "replaced.cfg"
