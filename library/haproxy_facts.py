@@ -171,8 +171,11 @@ ansible_facts:
         refusal_file_exists:
           description: Whether it is there.
           type: bool
+        last_good_file:
+          description: Where the last file that was proven in force is kept.
+          type: str
         has_last_good:
-          description: Whether a file was ever proven in force by M(autoscale.haproxy.haproxy_apply), and is kept.
+          description: Whether it is there.
           type: bool
         pid:
           description: The master, or the one process where there is no master.

@@ -183,6 +183,7 @@ def _reload(
                 # Left in the process, the next run would take them for servers that stay.
                 _close(definition, intent, haproxy_transition.withdraw(before, intent.added))
                 why = f"no other server of {', '.join(waiting)} passes its check yet, so the servers that go stay for this run"
+                why += ", and all of this change waits with them"
                 return {**result, "applied_by": "none", "warnings": [why]}
             taken_out = haproxy_transition.sparing(change, proven)
             if taken_out.leavers:

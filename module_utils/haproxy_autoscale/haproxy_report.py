@@ -49,6 +49,7 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
         "interrupted": running is not None and haproxy_state.read_intent(definition.state_dir, definition.name) is not None,
         "refusal_file": haproxy_state.refusal_path(definition.state_dir, definition.name),
         "refusal_file_exists": os.path.exists(haproxy_state.refusal_path(definition.state_dir, definition.name)),
+        "last_good_file": haproxy_state.last_good_path(definition.state_dir, definition.name),
         "has_last_good": os.path.exists(haproxy_state.last_good_path(definition.state_dir, definition.name)),
         "config": _config_facts(definition, config_file, in_force, reason),
     }
@@ -78,12 +79,13 @@ def _failed_before(definition: Definition, checksum: str, binary: str, retry_fai
     return failure.error if failure.when <= now < failure.when + retry_failed else ""
 
 
-def _refusal(definition: Definition, candidate: Candidate, before: Servers, wanted: Servers) -> dict[str, Any]:
+def _refusal(definition: Definition, candidate: Candidate, differs: bool, before: Servers, wanted: Servers) -> dict[str, Any]:
     """Whether the candidate removes too much, and how many runs in a row have seen exactly its servers.
 
     An emptied backend is never accepted by repetition: an answer that is wrong for a minute is easily wrong for five.
     """
-    refusals = haproxy_config.refusals(before, wanted, candidate.maximum_removed_percent)
+    # What stands in the file already was allowed by the run that wrote it, and waits for HAProxy only: for its newcomers' checks, say.
+    refusals = haproxy_config.refusals(before, wanted, candidate.maximum_removed_percent) if differs else []
     emptied = any(before[backend] and not wanted.get(backend) for backend in before)
     earlier = haproxy_state.read_refusal(definition.state_dir, definition.name)
     facts: dict[str, Any] = {"refusals": refusals, "confirmed": False, "refusal": None}
@@ -241,7 +243,7 @@ def _candidate_facts(
         "failed_before": _failed_before(definition, checksum, binary, candidate.retry_failed, time.time()) if running is not None else "",
         "impossible_binds": _impossible_binds(definition, configuration, running, candidate.start),
         "unwritable": _unwritable(definition, len(candidate.text)) if differs or plan != "none" else [],
-        **_refusal(definition, candidate, before, wanted),
+        **_refusal(definition, candidate, differs, before, wanted),
         "plan": plan,
         "postponed": _postponed(definition, candidate, running, time.time()) if plan == "reload" else "",
     }

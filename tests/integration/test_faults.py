@@ -910,7 +910,9 @@ def test_after_a_reboot_without_aws_it_starts_on_the_last_good_file_whatever_is_
     stage.begin(1, 2)
     good = stage.balancer.config.read_bytes()
     unreachable = {"haproxy_autoscale_endpoint_url": f"http://127.0.0.1:{free_port()}"}
-    for on_disk in (stage.text(1, 2), stage.text(1, 2).replace("maxconn", "maxcon").replace("global\n", "global\n    maxcon 5\n")):
+    broken = stage.text(1, 2).replace("global\n", "global\n    maxcon 5\n")
+    # The last is valid, and nobody has seen it in force.
+    for on_disk in (stage.text(1, 2), broken, stage.text(7)):
         stage.balancer.stop()
         stage.balancer.config.write_text(on_disk)
         done = stage.run(**unreachable)
@@ -920,6 +922,8 @@ def test_after_a_reboot_without_aws_it_starts_on_the_last_good_file_whatever_is_
         with no_request_fails(stage):
             assert stage.serves(1, 2)
         assert stage.balancer.config.read_bytes() == good
+        kept = [path.read_text() for path in stage.balancer.folder.glob("haproxy.cfg.*")]
+        assert (on_disk in kept) == (on_disk.encode() != good)
     # And as the service starts it, when that comes first.
     stage.balancer.stop()
     subprocess.run([NEWEST, "-D", "-W", "-f", stage.balancer.config, "-p", stage.balancer.pid_file, "-S", stage.balancer.master_socket], check=True)

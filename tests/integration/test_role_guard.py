@@ -286,3 +286,50 @@ def test_what_a_run_was_cut_off_in_is_finished_also_by_a_run_that_fails(stage: S
     same = stage.untouched()
     assert stage.run().status != 0
     assert same()
+
+
+def test_what_was_allowed_once_comes_in_when_its_newcomers_answer(stage: Stage, web: Backends) -> None:
+    """The permission was for one run, which wrote the file and found nobody of the new ones ready."""
+    stage.apply(1, 2, 3, 4)
+    stage.members(21, 22)
+    allowed = stage.run(haproxy_autoscale_maximum_removed_percent=100, haproxy_autoscale_check_timeout=1)
+    assert allowed.status == 0, allowed.output
+    assert "the servers that go stay for this run" in allowed.text
+    assert stage.serves(1, 2, 3, 4)
+    web.add(address(21))
+    try:
+        done = stage.run()
+        assert done.status == 0, done.output
+        assert "by reload" in done.text
+        assert stage.serves(21)
+    finally:
+        web.remove(address(21))
+
+
+@pytest.mark.parametrize("confirm_runs", [2, 3])
+def test_what_is_confirmed_stays_so_while_its_reload_has_to_wait(stage: Stage, confirm_runs: int) -> None:
+    stage.apply(1, 2, 3, 4)
+    stage.members(4)
+    more = {"haproxy_autoscale_confirm_runs": confirm_runs}
+    for _run in range(confirm_runs - 1):
+        assert stage.run(**more, haproxy_autoscale_reload_interval=3600).status != 0
+    for _run in range(2):
+        waits = stage.run(**more, haproxy_autoscale_reload_interval=3600)
+        assert waits.status == 0, waits.output
+        assert "waits for a later run" in waits.text
+        assert stage.serves(1, 2, 3, 4)
+    assert stage.run(**more).status == 0
+    assert stage.serves(4)
+    assert note(stage) == 0
+
+
+def test_check_mode_says_of_what_it_would_finish_that_it_would(stage: Stage) -> None:
+    stage.apply(1, 2, 3, 4)
+    worker = identify(stage.balancer.worker())
+    write_intent(str(stage.balancer.state), "haproxy", Intent(worker, {("webheads", instance_id(1)): 0}, set()))
+    stage.members(8)
+    same = stage.untouched()
+    done = stage.run("--check")
+    assert done.status != 0
+    assert "what an earlier run was cut off in would be finished" in done.text
+    assert same()
