@@ -1,7 +1,7 @@
 # Copyright (c) The haproxy-autoscale contributors
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
-"""Whether there is space is looked up and never tried."""
+"""What is written is on the disk, and whether there is space is looked up and never tried."""
 
 from __future__ import annotations
 
@@ -9,7 +9,31 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import shortage
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import shortage, write_atomically
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_its_name_before_anything_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a power cut would find it; the calls, because nobody can cut the power here."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    calls: list[str] = []
+    real_sync, real_replace = os.fsync, os.replace
+
+    def sync(descriptor: int) -> None:
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        # What is still in the program's own buffer would not be brought to the disk.
+        calls.append("sync the folder" if place == tmp_path else f"sync {place.read_text()}, while the file is {path.read_text()}")
+        real_sync(descriptor)
+
+    def replace(source: str, target: str) -> None:
+        calls.append("replace")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_atomically(str(path), b"new")
+    assert calls == ["sync new, while the file is old", "replace", "sync the folder"]
+    assert path.read_bytes() == b"new"
 
 
 def test_a_folder_with_space_lacks_nothing_also_before_it_is_made(tmp_path: Path) -> None:
