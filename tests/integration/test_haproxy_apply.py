@@ -26,6 +26,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
     read_config_file,
 )
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError, read_failure
 from backends import Backends
 from balancer import Balancer
@@ -97,6 +98,28 @@ def test_a_haproxy_that_does_not_run_is_started_and_the_next_run_does_nothing(ba
     worker = balancer.worker()
     assert do(balancer, method)["applied_by"] == "none"
     assert balancer.worker() == worker
+
+
+def test_a_text_that_failed_is_due_at_once_when_the_program_is_another(balancer: Balancer, web: Backends) -> None:
+    """An upgrade puts another program in the same place."""
+    program = balancer.folder / "haproxy"
+    program.write_text(f'#!/bin/sh\nexec {balancer.binary} "$@"\n')
+    program.chmod(0o755)
+    good, bad = balancer.text(*servers(web, 1)), balancer.text(*servers(web, 1), bind=UNBINDABLE)
+    balancer.start(good)
+    balancer.binary = str(program)
+    balancer.config.write_text(good + "\n")
+    do(balancer)
+    balancer.config.write_text(bad)
+    with pytest.raises(ApplyError):
+        do(balancer)
+
+    def failed_before() -> str:
+        return str(report(definition(balancer), Candidate(bad, True, 50, 900, 0, 0, 0), False, run)["candidate"]["failed_before"])
+
+    assert failed_before()
+    program.write_text(program.read_text() + "# upgraded\n")
+    assert failed_before() == ""
 
 
 def test_a_haproxy_that_does_not_run_stays_stopped_when_it_is_not_to_be_started(balancer: Balancer, web: Backends) -> None:
