@@ -10,12 +10,12 @@ import os
 import shlex
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_service
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_process, haproxy_service
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import files_of
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
@@ -174,6 +174,37 @@ def test_before_haproxy_runs_the_unit_of_its_service_has_the_folder(balancer: Ba
     balancer.config.write_text(text)
     assert do(balancer, service_name="balancer")["applied_by"] == "start"
     assert balancer.reached(4) == {"127.0.7.1"}
+
+
+def test_what_is_the_processs_own_stays_out_of_checks_beside_it(balancer: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a master that has reloaded, and so was started by itself, under a service manager."""
+    for name, value in {"NOTIFY_SOCKET": str(balancer.folder / "notify.sock"), "LISTEN_PID": "1", "LISTEN_FDS": "0", "OF_A_PERSON": "kept"}.items():
+        monkeypatch.setenv(name, value)
+    text = balancer.text(f"s1 127.0.7.1:{web.port}")
+    balancer.start(text)
+    for name in ("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "OF_A_PERSON"):
+        monkeypatch.delenv(name)
+    changed = text.replace("s1 127.0.7.1", "s2 127.0.7.2")
+    balancer.config.write_text(changed)
+    assert do(balancer)["applied_by"] == "reload"
+    has = Path(f"/proc/{balancer.pid()}/environ").read_text()
+    assert "HAPROXY_MWORKER_REEXEC=" in has
+    assert "NOTIFY_SOCKET=" in has
+    found = haproxy_process.environment(balancer.pid())
+    assert found is not None
+    assert found["OF_A_PERSON"] == "kept"
+    assert [name for name in found if name.startswith(("HAPROXY_", "NOTIFY_", "LISTEN_"))] == []
+    # It is these that a check is given, and no others.
+    given: list[Mapping[str, str]] = []
+
+    def noting(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
+        if "-c" in words:
+            given.append(environment)
+        return run(words, environment, data)
+
+    candidate = report(definition(balancer), Candidate(text, True, 50, 0, 0, 0, 0), False, noting)["candidate"]
+    assert candidate["accepted"], candidate["messages"]
+    assert given == [found]
 
 
 def test_what_haproxy_does_not_accept_in_its_place_drains_nobody(balancer: Balancer, web: Backends) -> None:
