@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -242,8 +243,12 @@ def test_when_neither_file_starts_both_reasons_are_said_and_nothing_is_held_agai
     do(balancer)
     balancer.stop()
     with socket.socket() as other:
-        # Somebody else has the port now, which is no fault of the text.
-        other.bind(("127.0.0.1", balancer.port))
+        # Somebody else has the port now, which is no fault of the text. A process that was killed has it for a moment longer.
+        for _attempt in range(100):
+            with contextlib.suppress(OSError):
+                other.bind(("127.0.0.1", balancer.port))
+                break
+            time.sleep(0.05)
         other.listen()
         balancer.config.write_text(balancer.text(*servers(web, 2)))
         with pytest.raises(ApplyError, match="HAProxy did not start: .*It does not start on that either: HAProxy did not start: "):
