@@ -282,7 +282,8 @@ def statistics_sockets(configuration: Configuration) -> list[tuple[str, bool]]:
     return found
 
 
-def _same_address(old: Server, new: Server) -> bool:
+def is_same_address(old: Server, new: Server) -> bool:
+    """Whether a server of a file (`new`) is at the address of the one that a process or file has (`old`)."""
     # A name in the file is an address in the process, a path is "-", and an environment variable is its value: they are
     # the same server while the name is.
     return old.address == "-" or "$" in new.address or new.address in (old.address, old.fqdn)
@@ -297,7 +298,7 @@ def _stays(server: Server, names: Mapping[str, Server], places: set[tuple[str, i
     if (server.address, server.port) in places:
         return True
     namesake = names.get(server.name)
-    return namesake is not None and _same_address(server, namesake)
+    return namesake is not None and is_same_address(server, namesake)
 
 
 def removed_servers(before: Iterable[Server], after: Iterable[Server]) -> list[Server]:
@@ -345,7 +346,7 @@ def differences(before: Mapping[str, Sequence[Server]], after: Mapping[str, Sequ
             name
             for name, server in new.items()
             if name in old
-            and (not _same_address(old[name], server) or not _same_port(old[name], server) or (compare_options and server.options != old[name].options))
+            and (not is_same_address(old[name], server) or not _same_port(old[name], server) or (compare_options and server.options != old[name].options))
         ]
         difference = Difference(
             added=[name for name in new if name not in old],

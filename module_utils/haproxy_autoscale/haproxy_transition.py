@@ -28,7 +28,8 @@ class Transition(NamedTuple):
     """From a process's servers to a configuration's, each list by backend in the configuration's or process's order.
 
     `newcomers` are the servers that the process does not have, or has with another address or port. `leavers` are those
-    that it has and should not. `keep` is what has to survive the reload: what a person set, and who is known to be dead.
+    that it has and should not. `keep` is what has to survive the reload: what a person set, also where nothing but the port
+    changes (that server is among the newcomers and the leavers, too), and who is known to be dead.
     `starved` are the backends that would be left without a usable server until a newcomer passes its check.
     """
 
@@ -59,7 +60,10 @@ def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: M
             newcomers[backend] = fresh
         if gone:
             leavers[backend] = gone
+        moved = [(server, had[server.name]) for server in fresh if server.name in changed and haproxy_config.is_same_address(had[server.name].server, server)]
         kept = [_kept(server, state) for server, state in stay]
+        # At its new port it is not known to be dead.
+        kept += [_kept(server, state._replace(operational=RUNNING)) for server, state in moved]
         if any(kept):
             keep[backend] = [state for state in kept if state]
         usable = any(state.usable for state in had.values())
@@ -88,19 +92,18 @@ def _kept(server: Server, state: ServerState) -> ServerState | None:
 def state_file(transition: Transition, wanted: Configuration, proven: Collection[tuple[str, str]]) -> str:
     """The server-state file for the reload: newcomers down until their checks pass, and what has to be kept. Pure.
 
-    Newcomers without a check are left alone, since nothing would ever bring them up; so are those `proven` (backend,
-    name) to pass already, and backends that do not read the file.
+    Newcomers without a check are not held down, since nothing would ever bring them up; nor are those `proven` (backend,
+    name) to pass already. Backends that do not read the file are left out.
     """
     rows = []
     for backend in wanted.servers:
         if backend not in wanted.reads_state:
             continue
-        rows += [(backend, state) for state in transition.keep.get(backend, [])]
-        rows += [
-            (backend, ServerState(server, STOPPED, 0, 1, 1))
-            for server in transition.newcomers.get(backend, [])
-            if server.checked and (backend, server.name) not in proven
-        ]
+        states = {state.server.name: state for state in transition.keep.get(backend, [])}
+        for server in transition.newcomers.get(backend, []):
+            if server.checked and (backend, server.name) not in proven:
+                states[server.name] = states.get(server.name, ServerState(server, STOPPED, 0, 1, 1))._replace(operational=STOPPED)
+        rows += [(backend, state) for state in states.values()]
     # A name or path that had to be resolved stays the configuration's business.
     return haproxy_socket.server_state_file((backend, _numeric(state)) for backend, state in rows)
 
