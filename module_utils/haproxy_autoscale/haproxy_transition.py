@@ -66,11 +66,22 @@ def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: M
         kept += [_kept(server, state._replace(operational=RUNNING)) for server, state in moved]
         if any(kept):
             keep[backend] = [state for state in kept if state]
-        usable = any(state.usable for state in had.values())
-        still = any(state.usable for _server, state in stay)
-        if servers and usable and not still and all(server.checked for server in fresh):
+        # A backup server (the one that says sorry, say) stands for no other one, unless there is none to come.
+        spare = {server.name for server in servers if _is_backup(server)} if any(not _is_backup(server) for server in fresh) else set()
+        usable = any(state.usable for name, state in had.items() if name not in spare)
+        still = any(state.usable for server, state in stay if server.name not in spare)
+        if servers and usable and not still and all(server.checked for server in _foremost(fresh)):
             starved.append(backend)
     return Transition(newcomers, leavers, keep, starved)
+
+
+def _is_backup(server: Server) -> bool:
+    return "backup" in server.options
+
+
+def _foremost(servers: Sequence[Server]) -> list[Server]:
+    """Those that get requests first: the backup servers only where there are no others (5.2 "backup")."""
+    return [server for server in servers if not _is_backup(server)] or list(servers)
 
 
 def _before_us(backend: str, state: ServerState, ours: Mapping[tuple[str, str], int]) -> ServerState:
@@ -144,7 +155,7 @@ def prove_newcomers(running: Running, transition: Transition, wanted: Configurat
     """
     proven = Proven(set(), set(), set(), [])
     for backend in transition.starved:
-        for server in transition.newcomers.get(backend, []):
+        for server in _foremost(transition.newcomers.get(backend, [])):
             name = f"{backend}/{server.name}"
             words = add_command(backend, server, wanted.default_server[backend]).split(" ")
             # An enabled server counts as up until it is said to be down (2.6 to 3.2), and requests come in between the two.
@@ -252,17 +263,18 @@ def heal(running: Running, intent: Intent, wanted: Configuration, timeout: float
     meanwhile. When no other one of the wanted can, that is waited for, at most `timeout` seconds.
     """
     names = {(backend, server.name) for backend, servers in wanted.servers.items() for server in servers}
+    foremost = {(backend, server.name) for backend, servers in wanted.servers.items() for server in _foremost(servers)}
     states = _states(running)
     served = {backend for (backend, _name), state in states.items() if state.usable}
     left = withdraw(running, [place for place in intent.added if place in states and not states[place].usable])
     # One that cannot be taken away has served before; where it is wanted again, it serves again.
     back = {**intent.leavers, **dict.fromkeys(left & names, 0)}
     bring_back(running, back, [place for place in back if place[0] in served])
-    waiting = {backend for backend, name in back if (backend, name) in names}
+    waiting = {backend for backend, name in back if (backend, name) in foremost}
     deadline = time.monotonic() + timeout
     while True:
         found = haproxy_socket.parse_servers_state(running.ask("show servers state", TIMEOUT))
-        usable = {backend for backend, row in found.items() for state in row if state.usable and (backend, state.server.name) in names}
+        usable = {backend for backend, row in found.items() for state in row if state.usable and (backend, state.server.name) in foremost}
         if waiting <= usable or time.monotonic() >= deadline:
             return running._replace(states=found)
         time.sleep(0.1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_socket, haproxy_transition
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_config import parse
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_config import Server, parse
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import SocketError
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import DRAIN, RUNNING, ServerState, SocketError
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Intent, write_intent
 from backends import Backends
 from balancer import Balancer, ask
@@ -108,6 +109,49 @@ def test_all_servers_are_replaced_at_once_and_nobody_notices(balancer: Balancer,
         web.remove("127.0.4.1")
         web.remove("127.0.4.2")
         assert reached(balancer, 3, 4)
+    assert clients.failures() == {}
+
+
+SORRY = "    server sorry 127.0.4.4:{port} backup\n"
+
+
+def test_all_servers_are_replaced_at_once_and_nobody_gets_the_backup_server(balancer: Balancer, web: Backends) -> None:
+    more = {"backend": CHECK + SORRY.format(port=web.port)}
+    start(balancer, web, 1, 2, **more)
+    with Clients(balancer.port) as clients:
+        assert change(balancer, web, 3, 9, **more)["applied_by"] == "reload"
+        assert reached(balancer, 3)
+    assert clients.failures() == {}
+    assert web.requests["127.0.4.4"] == 0
+
+
+def test_a_backup_server_that_comes_with_the_newcomers_stands_for_none_of_them(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1, 2)
+    with Clients(balancer.port) as clients:
+        # Neither when it is not checked, so that nothing is known of it, nor when it is and passes.
+        for sorry in (SORRY, SORRY.replace("backup", "check backup")):
+            more = CHECK.replace("check ", "", 1) + sorry.format(port=web.port) + "    default-server check\n"
+            balancer.config.write_text(text(balancer, web, 8, 9, backend=more))
+            assert do(balancer, check_timeout=1)["applied_by"] == "none"
+        web.add("127.0.4.9")
+        assert do(balancer)["applied_by"] == "reload"
+        assert reached(balancer, 9)
+    assert clients.failures() == {}
+    assert web.requests["127.0.4.4"] == 0
+
+
+def test_where_only_the_backup_server_serves_or_is_left_nothing_is_waited_for(balancer: Balancer, web: Backends) -> None:
+    more = {"backend": CHECK + SORRY.format(port=web.port)}
+    start(balancer, web, 8, **more)
+    assert until_reached(balancer, 4)
+    with Clients(balancer.port) as clients:
+        # It serves already: newcomers that do not pass yet are no reason to stay with the dead.
+        assert change(balancer, web, 9, **more)["applied_by"] == "reload"
+        web.add("127.0.4.9")
+        assert until_reached(balancer, 9)
+        # An operator who leaves the backup server alone wants it to serve.
+        assert change(balancer, web, **more)["applied_by"] == "reload"
+        assert reached(balancer, 4)
     assert clients.failures() == {}
 
 
@@ -348,6 +392,55 @@ def test_what_a_person_set_survives_a_reload_with_the_new_port(balancer: Balance
     assert balancer.servers()["s1"] == f"127.0.4.1:{web.port}"
 
 
+def weight(balancer: Balancer, name: str) -> str:
+    return next(row[7] for row in balancer.rows() if row[3] == name)
+
+
+@pytest.mark.parametrize("checked", [True, False], ids=["checked", "unchecked"])
+@pytest.mark.parametrize("staying", [(4,), ()], ids=["one stays", "all move"])
+def test_what_a_person_set_survives_a_port_that_changes(balancer: Balancer, web: Backends, staying: Sequence[int], checked: bool) -> None:
+    more = {"backend": CHECK if checked else CHECK.replace("check ", "", 1), "options": " weight 10"}
+    with Backends("127.0.4.1", "127.0.4.2", "127.0.4.3") as other:
+        start(balancer, web, 1, 2, 3, *staying, **more)
+        for command in ("set server web/s1 state maint", "set server web/s2 state drain", "set server web/s3 weight 50%"):
+            ask(balancer.stats_socket, command)
+        moved = re.sub(rf"(127\.0\.4\.[123]):{web.port}", rf"\1:{other.port}", text(balancer, web, 1, 2, 3, *staying, **more))
+        balancer.config.write_text(moved)
+        assert do(balancer)["applied_by"] == "reload"
+        assert {name: place for name, place in balancer.servers().items() if name != "s4"} == {f"s{n}": f"127.0.4.{n}:{other.port}" for n in (1, 2, 3)}
+        states = balancer.admin_states()
+        assert (states["s1"], states["s2"], states["s3"], weight(balancer, "s3")) == (1, 8, 0, "5")
+        assert until_reached(balancer, 3, *staying)
+        for name in ("s1", "s2"):
+            ask(balancer.stats_socket, f"set server web/{name} state ready")
+        assert until_reached(balancer, 1, 2, 3, *staying)
+
+
+def test_a_server_with_a_persons_weight_gets_nothing_at_a_new_port_that_is_dead(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1, 2)
+    ask(balancer.stats_socket, "set server web/s2 weight 200%")
+    with Clients(balancer.port) as clients:
+        balancer.config.write_text(text(balancer, web, 1, 2).replace(f"127.0.4.2:{web.port}", "127.0.4.2:1"))
+        assert do(balancer)["applied_by"] == "reload"
+        assert reached(balancer, 1)
+    assert clients.failures() == {}
+
+
+def test_what_a_person_set_is_not_for_another_instance_of_the_name(balancer: Balancer, web: Backends) -> None:
+    start(balancer, web, 1, 2)
+    ask(balancer.stats_socket, "set server web/s1 state maint")
+    balancer.config.write_text(text(balancer, web, 1, 2).replace("s1 127.0.4.1", "s1 127.0.4.3"))
+    assert do(balancer)["applied_by"] == "reload"
+    assert until_reached(balancer, 2, 3)
+
+
+def test_what_a_run_of_ours_set_is_not_carried_to_a_new_port() -> None:
+    wanted = parse("backend web\n    server s1 127.0.4.1:81 check\n    server s2 127.0.4.2:81 check\n")
+    had = [ServerState(Server(f"s{number}", f"127.0.4.{number}", 80, checked=True), RUNNING, DRAIN, 1, 1) for number in (1, 2)]
+    planned = haproxy_transition.plan({"web": had}, wanted, {("web", "s1"): 0})
+    assert [(state.server.name, state.server.port, state.admin) for state in planned.keep["web"]] == [("s2", 81, DRAIN)]
+
+
 def test_a_server_that_is_known_to_be_dead_gets_nothing_from_the_new_worker(balancer: Balancer, web: Backends) -> None:
     start(balancer, web, 1, 2, 3)
     web.remove("127.0.4.3")
@@ -372,6 +465,18 @@ def test_after_a_failed_reload_the_drained_servers_serve_again_and_newcomers_are
         assert is_in_force(balancer)[0]
 
 
+def test_a_failed_reload_puts_leavers_back_in_the_maintenance_or_drain_that_a_person_had_set(balancer: Balancer, web: Backends) -> None:
+    balancer.config.write_text(text(balancer, web, 1, 2, 3, 4))
+    do(balancer)
+    for command in ("set server web/s1 state maint", "set server web/s2 state drain"):
+        ask(balancer.stats_socket, command)
+    balancer.config.write_text(text(balancer, web, 4, bind=UNBINDABLE))
+    with pytest.raises(ApplyError, match="last good file again"):
+        do(balancer)
+    assert balancer.admin_states() == {"s1": 1, "s2": 8, "s3": 0, "s4": 0}
+    assert reached(balancer, 3, 4)
+
+
 @pytest.mark.parametrize("numbers", [(2,), (1, 2)], ids=["still gone", "back"])
 def test_a_run_that_died_after_the_drain_is_healed(balancer: Balancer, web: Backends, numbers: Sequence[int]) -> None:
     balancer.config.write_text(text(balancer, web, 1, 2))
@@ -391,3 +496,19 @@ def test_a_run_that_died_after_the_drain_is_healed(balancer: Balancer, web: Back
     assert until_reached(balancer, *numbers)
     assert set(balancer.admin_states().values()) == {0}
     assert is_in_force(balancer)[0]
+
+
+def test_the_backup_server_does_not_stand_for_a_leaver_that_is_healed(balancer: Balancer, web: Backends) -> None:
+    with_sorry = text(balancer, web, 1, backend=CHECK + SORRY.format(port=web.port))
+    (balancer.folder / "server-state").write_text("1\n")
+    balancer.start(with_sorry)
+    running = observe(definition(balancer), 5)
+    assert running is not None
+    assert running.worker is not None
+    # What a run leaves that was killed after its drain.
+    ask(balancer.stats_socket, "set server web/s1 state maint")
+    assert reached(balancer, 4)
+    healed = haproxy_transition.heal(running, Intent(running.worker, {("web", "s1"): 0}, set()), parse(with_sorry), 5)
+    assert healed.states is not None
+    assert {state.server.name: state.usable for state in healed.states["web"]}["s1"]
+    assert reached(balancer, 1)
