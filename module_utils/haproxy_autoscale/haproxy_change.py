@@ -121,7 +121,7 @@ def _start(definition: Definition, plan: Plan, around: Surroundings, wish: Wish,
     try:
         # A run that dies between the start and the record leaves no last good file; the intent says so.
         haproxy_state.write_intent(definition.state_dir, definition.name, Intent(None, {}, set()))
-        _write_server_state(haproxy_config.parse(config_file.text), NO_SERVER_STATE)
+        _write_server_state(haproxy_config.parse(config_file.text), NO_SERVER_STATE, None)
         proof = haproxy_reload.start(definition, plan, around, run)
     except (ApplyError, StateError) as error:
         done = _put_back(definition, wish, config_file, None)
@@ -195,10 +195,11 @@ def _reload(
             result["warnings"].append(f"servers were not taken out first: {error}")
         except StateError as error:
             raise StateError(f"{error}. {_put_back(definition, wish, config_file, before)} The running HAProxy was not reloaded") from error
-    result["warnings"] += proven.reasons + _ungated(change, wanted, proven)
+    result["warnings"] += proven.reasons
     # Those that cannot be added cannot be proven; held down they would be an outage, so they start as HAProxy starts them.
     try:
-        _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused))
+        _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused), before)
+        result["warnings"] += _ungated(change, wanted, proven, _unreadable(wanted, before))
         proof = haproxy_reload.reload(definition, plan, around, before, run)
     except (ApplyError, StateError) as error:
         done = _put_back(definition, wish, config_file, before) + _undo(definition, before, wanted, intent, change)
@@ -212,7 +213,7 @@ def _reload(
 def _keep(definition: Definition, wanted: Configuration, config_file: ConfigFile, proof: Proof) -> None:
     """Note that the file was brought in. Raises StateError, which says that it was."""
     try:
-        _write_server_state(wanted, NO_SERVER_STATE)
+        _write_server_state(wanted, NO_SERVER_STATE, proof.running)
         _record(definition, config_file, proof)
     except StateError as error:
         raise StateError(f"HAProxy was reloaded ({proof.text}), but that could not be noted: {error}") from error
@@ -265,7 +266,7 @@ def _undo(definition: Definition, before: Running, wanted: Configuration, intent
     """After a failed reload, everything in the process as it was. Returns what could not be done, in words."""
     done = ""
     try:
-        _write_server_state(wanted, NO_SERVER_STATE)
+        _write_server_state(wanted, NO_SERVER_STATE, before)
     except StateError as trouble:
         done += f" {trouble}."
     if intent is None:
@@ -299,30 +300,46 @@ def _close(definition: Definition, intent: Intent, left: set[tuple[str, str]]) -
         haproxy_state.clear_intent(definition.state_dir, definition.name)
 
 
-def _ungated(change: Transition, wanted: Configuration, proven: haproxy_transition.Proven) -> list[str]:
-    """A sentence when newcomers or what a person set cannot be carried over the reload, which names the lines that are
-    missing."""
-    has_file = bool(haproxy_config.server_state_file(wanted))
-    missing = [
-        f"{backend}/{server.name}"
-        for backend, row in change.newcomers.items()
-        for server in row
-        if server.checked and (backend, server.name) not in proven.passing and not (has_file and backend in wanted.reads_state)
-    ]
-    kept = [f"{backend}/{state.server.name}" for backend, row in change.keep.items() for state in row if not (has_file and backend in wanted.reads_state)]
+def _ungated(change: Transition, wanted: Configuration, proven: haproxy_transition.Proven, unreadable: str) -> list[str]:
+    """Sentences when newcomers or what a person set cannot be carried over the reload, which name the lines that are missing or
+    why the file cannot be read."""
+    reading = wanted.reads_state if haproxy_config.server_state_file(wanted) else frozenset()
     lines = "`server-state-file PATH` in global and `load-server-state-from-file global` in defaults"
     said = []
-    if missing:
-        said.append(f"{', '.join(missing)} get requests before their first passed check, because the configuration lacks {lines}")
-    if kept:
-        said.append(f"what was set by hand or known to be dead is forgotten for {', '.join(kept)}, because the configuration lacks {lines}")
+    for backends, why in ((set(wanted.servers) - reading, f"the configuration lacks {lines}"), (reading if unreadable else set(), unreadable)):
+        ungated = [
+            f"{backend}/{server.name}"
+            for backend, row in change.newcomers.items()
+            for server in row
+            if server.checked and (backend, server.name) not in proven.passing and backend in backends
+        ]
+        kept = [f"{backend}/{state.server.name}" for backend, row in change.keep.items() for state in row if backend in backends]
+        if ungated:
+            said.append(f"{', '.join(ungated)} get requests before their first passed check, because {why}")
+        if kept:
+            said.append(f"what was set by hand or known to be dead is forgotten for {', '.join(kept)}, because {why}")
     return said
 
 
-def _write_server_state(wanted: Configuration, text: str) -> None:
+def _write_server_state(wanted: Configuration, text: str, running: Running | None) -> None:
     path = haproxy_config.server_state_file(wanted)
     if path:
-        haproxy_state.write_atomically(path, text.encode("ascii"))
+        reader = _reader(running)
+        haproxy_state.write_atomically(path, text.encode("ascii"), owner=reader.uid if reader else None)
+
+
+def _reader(running: Running | None) -> haproxy_process.User | None:
+    """As whom the files for the next worker are read: the master's user, who need not be root (`User=` in a unit, a container).
+    None where there is no master: who starts a process then is as we are."""
+    return haproxy_process.user(running.process.pid) if running is not None and running.process.has_master else None
+
+
+def _unreadable(wanted: Configuration, before: Running) -> str:
+    """Why HAProxy cannot read the server-state file that was just written; empty when it can."""
+    path, reader = haproxy_config.server_state_file(wanted), _reader(before)
+    if not path or reader is None or haproxy_process.can_read(reader, path):
+        return ""
+    return f"the user {haproxy_process.user_name(reader.uid)}, as whom HAProxy runs, cannot read {path}"
 
 
 def _record(definition: Definition, config_file: ConfigFile, proof: Proof) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -185,6 +186,52 @@ def environment(pid: int) -> dict[str, str] | None:
     except OSError:
         return None
     return {name: value for name, equals, value in pairs if equals and not _OF_THE_PROCESS.fullmatch(name)}
+
+
+class User(NamedTuple):
+    """As whom a process reads files: its effective user and group, and its further groups, by id."""
+
+    uid: int
+    gid: int
+    groups: list[int]
+
+
+def user(pid: int) -> User | None:
+    """As whom the process `pid` reads files (proc(5), status); None when it has ended. Unlike `owner` this holds for a process
+    whose /proc entry is root's, because its program has file capabilities."""
+    try:
+        status = _read(f"/proc/{pid}/status")
+    except OSError:
+        return None
+    found = {name: [int(word) for word in ids.split()] for name, ids in re.findall(r"^(Uid|Gid|Groups):(.*)$", status, re.MULTILINE)}
+    return User(found["Uid"][1], found["Gid"][1], found["Groups"])
+
+
+def user_name(uid: int) -> str:
+    """The name of a user, or the id where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def can_read(reader: User, path: str) -> bool:
+    """Whether the kernel lets `reader` read the file at `path`: asked as that user, so folders and access control lists count."""
+    if reader.uid in (0, os.geteuid()):
+        return os.path.exists(path)
+    if os.geteuid() != 0:
+        # We cannot ask as another user; a file that we wrote is ours alone.
+        return False
+    gid, groups = os.getegid(), os.getgroups()
+    try:
+        os.setgroups(reader.groups)
+        os.setegid(reader.gid)
+        os.seteuid(reader.uid)
+        return os.access(path, os.R_OK, effective_ids=True)
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def start_time(identity: Identity) -> float:

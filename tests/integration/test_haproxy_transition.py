@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
+import pwd
 import re
+import shutil
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +24,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_config import Server, parse
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import DRAIN, RUNNING, ServerState, SocketError
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import DRAIN, RUNNING, STOPPED, ServerState, SocketError
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Intent, write_intent
 from backends import Backends
 from balancer import Balancer, ask
@@ -434,11 +439,70 @@ def test_what_a_person_set_is_not_for_another_instance_of_the_name(balancer: Bal
     assert until_reached(balancer, 2, 3)
 
 
+@pytest.fixture
+def nobody(balancer: Balancer) -> Iterator[Balancer]:
+    """A balancer in a folder that the user nobody can use, for a HAProxy that does not run as root."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can start HAProxy as another user")
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.chown(folder, "nobody")
+        made = Balancer(Path(folder), balancer.binary)
+        try:
+            subprocess.run([made.binary, "-v"], user="nobody", extra_groups=[], check=True, capture_output=True)
+        except PermissionError:
+            pytest.skip(f"the user nobody cannot run {made.binary}")
+        yield made
+        made.stop()
+
+
+@pytest.mark.parametrize("mode", [0o751, 0o750], ids=["readable", "unreadable"])
+def test_a_haproxy_that_is_not_root_reads_the_server_state_or_the_run_says_that_it_cannot(nobody: Balancer, web: Backends, mode: int) -> None:
+    # Where the default template has the file; 0750 is how the folder is made.
+    nobody.state.mkdir()
+    nobody.state.chmod(mode)
+    state_file = nobody.state / "haproxy.server-state"
+    lines = f"    server-state-file {state_file}\n"
+    nobody.config.write_text(text(nobody, web, 1, 2, global_lines=lines))
+    nobody.config.chmod(0o644)
+    os.utime(nobody.config, (time.time() - 60, time.time() - 60))
+    words = [nobody.binary, "-D", "-W", "-S", str(nobody.master_socket), "-f", str(nobody.config), "-p", str(nobody.pid_file)]
+    subprocess.run(words, user="nobody", group=pwd.getpwnam("nobody").pw_gid, extra_groups=[], check=True, capture_output=True, timeout=20)
+    nobody.until_it_serves()
+    assert do(nobody)["applied_by"] == "none"
+    ask(nobody.stats_socket, "set server web/s1 state maint")
+    with Clients(nobody.port) as clients:
+        result = change(nobody, web, 1, 2, 9, global_lines=lines)
+        assert result["applied_by"] == "reload"
+        kept = nobody.admin_states()["s1"] == 1
+    if mode == 0o751:
+        assert (result["warnings"], kept, clients.failures()) == ([], True, {})
+        assert (state_file.stat().st_uid, state_file.stat().st_mode & 0o777) == (pwd.getpwnam("nobody").pw_uid, 0o600)
+    else:
+        why = f"because the user nobody, as whom HAProxy runs, cannot read {state_file}"
+        assert result["warnings"] == [
+            f"web/s9 get requests before their first passed check, {why}",
+            f"what was set by hand or known to be dead is forgotten for web/s1, {why}",
+        ]
+        # What is said is true.
+        assert not kept
+    assert (os.geteuid(), os.getegid()) == (0, 0)
+
+
 def test_what_a_run_of_ours_set_is_not_carried_to_a_new_port() -> None:
     wanted = parse("backend web\n    server s1 127.0.4.1:81 check\n    server s2 127.0.4.2:81 check\n")
     had = [ServerState(Server(f"s{number}", f"127.0.4.{number}", 80, checked=True), RUNNING, DRAIN, 1, 1) for number in (1, 2)]
     planned = haproxy_transition.plan({"web": had}, wanted, {("web", "s1"): 0})
     assert [(state.server.name, state.server.port, state.admin) for state in planned.keep["web"]] == [("s2", 81, DRAIN)]
+
+
+def test_a_dead_server_is_not_known_to_be_dead_at_its_new_port() -> None:
+    wanted = parse("backend web\n    load-server-state-from-file global\n    server s1 127.0.4.1:81 check\n    server s2 127.0.4.2:81 check\n")
+    had = [ServerState(Server(f"s{number}", f"127.0.4.{number}", 80, checked=True), STOPPED, 0, number, 1) for number in (1, 2)]
+    planned = haproxy_transition.plan({"web": had}, wanted, {})
+    # Nothing was set on s1. Of s2 the weight is kept; whether it is held down is for the check, and where that cannot be waited for it is not.
+    assert [(state.server.name, state.operational, state.weight) for state in planned.keep["web"]] == [("s2", RUNNING, 2)]
+    rows = haproxy_transition.state_file(planned, wanted, []).splitlines()[2:]
+    assert [row.split(" ")[3:8] for row in rows] == [["s2", "127.0.4.2", "0", "0", "2"], ["s1", "127.0.4.1", "0", "0", "1"]]
 
 
 def test_a_server_that_is_known_to_be_dead_gets_nothing_from_the_new_worker(balancer: Balancer, web: Backends) -> None:
