@@ -161,14 +161,12 @@ changed_servers:
   type: dict
 """
 
-from collections.abc import Mapping, Sequence
-
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.haproxy_autoscale.haproxy_change import Wish, apply
 from ..module_utils.haproxy_autoscale.haproxy_inspect import Definition
 from ..module_utils.haproxy_autoscale.haproxy_process import find_binary
-from ..module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan, find_service_command
+from ..module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan, find_service_command, runner
 from ..module_utils.haproxy_autoscale.haproxy_state import StateError
 
 
@@ -200,10 +198,7 @@ def main() -> None:
     )
     params = module.params
 
-    def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
-        code, output, errors = module.run_command(list(words), environ_update=dict(environment), data=data, binary_data=True)
-        return code, output, errors
-
+    run = runner(module.run_command)
     for option, least in (("reload_timeout", 1), ("drain_timeout", 0), ("check_timeout", 0)):
         if params[option] < least:
             module.fail_json(msg=f"{option} must be at least {least} seconds, and is {params[option]}")

@@ -335,11 +335,10 @@ ansible_facts:
               type: str
 """
 
-from collections.abc import Mapping, Sequence
-
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.haproxy_autoscale.haproxy_inspect import Definition
+from ..module_utils.haproxy_autoscale.haproxy_reload import runner
 from ..module_utils.haproxy_autoscale.haproxy_report import Candidate, report
 from ..module_utils.haproxy_autoscale.haproxy_state import StateError
 
@@ -371,10 +370,7 @@ def main() -> None:
         supports_check_mode=True,
     )
 
-    def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
-        code, output, errors = module.run_command(list(words), environ_update=dict(environment), data=data, binary_data=True)
-        return code, output, errors
-
+    run = runner(module.run_command)
     processes = {}
     for entry in module.params["candidates"]:
         percent = entry["maximum_removed_percent"]

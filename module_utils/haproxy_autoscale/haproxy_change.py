@@ -92,7 +92,7 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command, plan.master_socket))
     if before is None:
         return _start(definition, plan, around, wish, config_file, reason, run)
-    return _reload(definition, plan, around, wish, config_file, before, reason, run)
+    return _reload(definition, plan, around, wish, config_file, before, _result(action, reason, "", before, text), haproxy_config.parse(text), run)
 
 
 # How long a process that was just started is given to answer, in seconds: one with 10,000 servers needs one.
@@ -145,20 +145,25 @@ def _start_on_last_good(definition: Definition, plan: Plan, around: Surroundings
         proof = haproxy_reload.start(definition, plan, around, run)
         _record(definition, config_file, proof)
         # Now that something runs, the file that failed must not take it down every minute.
-        failure = Failure(failed.checksum, haproxy_process.fingerprint(plan.binary), error, time.time())
-        haproxy_state.write_failure(definition.state_dir, definition.name, failure)
+        _write_failure(definition, plan, failed, error)
     except (ApplyError, StateError) as trouble:
         return f" It does not start on that either: {trouble}."
     return f" HAProxy was started on it: {proof.text}."
 
 
 def _reload(
-    definition: Definition, plan: Plan, around: Surroundings, wish: Wish, config_file: ConfigFile, before: Running, reason: str, run: Run
+    definition: Definition,
+    plan: Plan,
+    around: Surroundings,
+    wish: Wish,
+    config_file: ConfigFile,
+    before: Running,
+    result: dict[str, Any],
+    wanted: Configuration,
+    run: Run,
 ) -> dict[str, Any]:
-    """Newcomers gated, leavers drained, reload, proof; on failure everything as it was."""
-    text = haproxy_inspect.whole_text(around.config_files, definition.config_path, config_file.text)
-    wanted = haproxy_config.parse(text)
-    result = _result("reload", reason, "", before, text)
+    """Newcomers gated, leavers drained, reload, proof; on failure everything as it was. `result` is what is returned, without
+    the proof, and `wanted` the whole configuration."""
     cut_off = _cut_off(definition, before)
     if cut_off is not None:
         before = _heal(before, cut_off, wanted, wish, result)
@@ -280,13 +285,17 @@ def _undo(definition: Definition, before: Running, wanted: Configuration, intent
     return done
 
 
+def _write_failure(definition: Definition, plan: Plan, failed: ConfigFile, error: str) -> None:
+    failure = Failure(failed.checksum, haproxy_process.fingerprint(plan.binary), error, time.time())
+    haproxy_state.write_failure(definition.state_dir, definition.name, failure)
+
+
 def _remember(definition: Definition, plan: Plan, config_file: ConfigFile, error: ApplyError | StateError) -> str:
     """Keep a text whose reload was tried and failed; a disk that was full is no fault of the text. Returns what went
     wrong, in words."""
     if isinstance(error, ApplyError):
-        failure = Failure(config_file.checksum, haproxy_process.fingerprint(plan.binary), str(error), time.time())
         try:
-            haproxy_state.write_failure(definition.state_dir, definition.name, failure)
+            _write_failure(definition, plan, config_file, str(error))
         except StateError as trouble:
             return f" {trouble}."
     return ""

@@ -176,13 +176,11 @@ def whole_text(config_files: Iterable[str], config_path: str, text: str) -> str:
     paths = files_of(config_files, config_path)
     if len(paths) == 1:
         return text
-    texts = []
-    for path in paths:
-        if is_same_file(path, config_path):
-            texts.append(text)
-        else:
-            texts.append((haproxy_state.read_bytes(path) or b"").decode("utf-8", "surrogateescape"))
-    return "\n".join(texts)
+    return "\n".join(text if is_same_file(path, config_path) else _read_text(path) for path in paths)
+
+
+def _read_text(path: str) -> str:
+    return (haproxy_state.read_bytes(path) or b"").decode("utf-8", "surrogateescape")
 
 
 def known_texts(definition: Definition) -> list[str]:
@@ -200,7 +198,7 @@ def _find_statistics_socket(definition: Definition, process: Process, timeout: f
     pids = set(process.workers) or {process.pid}
     # The socket may stand in another file of the set.
     others = [path for path in files_of(process.command_line.config_files, definition.config_path) if not is_same_file(path, definition.config_path)]
-    texts = known_texts(definition) + [(haproxy_state.read_bytes(path) or b"").decode("utf-8", "surrogateescape") for path in others]
+    texts = known_texts(definition) + [_read_text(path) for path in others]
     named = [entry for text in texts for entry in haproxy_config.statistics_sockets(haproxy_config.parse(text))]
     if definition.stats_socket and definition.stats_socket not in (path for path, _passes in named):
         named.append((definition.stats_socket, False))

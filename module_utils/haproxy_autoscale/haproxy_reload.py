@@ -19,6 +19,16 @@ from .haproxy_socket import SocketError
 # (return code, standard output, standard error).
 Run = Callable[[Sequence[str], Mapping[str, str], "bytes | None"], "tuple[int, str, str]"]
 
+
+def runner(run_command: Callable[..., tuple[int, str, str]]) -> Run:
+    """How a module runs programs: by `run_command` of its AnsibleModule."""
+
+    def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
+        return run_command(list(words), environ_update=dict(environment), data=data, binary_data=True)
+
+    return run
+
+
 # How long one question to a socket may take, in seconds; the whole of a reload has the operator's own bound.
 SOCKET_TIMEOUT = 5.0
 

@@ -14,10 +14,12 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from .haproxy_process import Identity
+
+Kept = TypeVar("Kept")
 
 
 class StateError(Exception):
@@ -60,19 +62,26 @@ def read_bytes(path: str) -> bytes | None:
         raise StateError(f"{path}: {error.strerror}") from error
 
 
+def _read_kept(path: str, make: Callable[[Any], Kept]) -> Kept | None:
+    """What `make` makes of the JSON in a file of ours; None when there is none, or it makes no sense.
+
+    Raises StateError when it is there and cannot be read.
+    """
+    data = read_bytes(path)
+    if data is None:
+        return None
+    try:
+        return make(json.loads(data))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def read_record(state_dir: str, name: str) -> Record | None:
     """The record of the process `name`, None when there is none or it makes no sense (that costs one reload at most).
 
     Raises StateError when it is there and cannot be read.
     """
-    data = read_bytes(_record_path(state_dir, name))
-    if data is None:
-        return None
-    try:
-        found = json.loads(data)
-        return Record(found["checksum"], Identity(*found["main"]), Identity(*found["worker"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    return _read_kept(_record_path(state_dir, name), lambda found: Record(found["checksum"], Identity(*found["main"]), Identity(*found["worker"])))
 
 
 class Failure(NamedTuple):
@@ -96,14 +105,11 @@ def write_failure(state_dir: str, name: str, failure: Failure) -> None:
 
 def read_failure(state_dir: str, name: str) -> Failure | None:
     """The last failure; None when there is none, or it makes no sense. Raises StateError when it cannot be read."""
-    data = read_bytes(_failure_path(state_dir, name))
-    if data is None:
-        return None
-    try:
-        found = json.loads(data)
+
+    def make(found: Any) -> Failure:
         return Failure(str(found["checksum"]), str(found["program"]), str(found["error"]), float(found["when"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+
+    return _read_kept(_failure_path(state_dir, name), make)
 
 
 def clear_failure(state_dir: str, name: str) -> None:
@@ -128,14 +134,7 @@ def read_refusal(state_dir: str, name: str) -> Refusal | None:
 
     Raises StateError when it is there and cannot be read.
     """
-    data = read_bytes(refusal_path(state_dir, name))
-    if data is None:
-        return None
-    try:
-        found = json.loads(data)
-        return Refusal(str(found["servers"]), int(found["runs"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    return _read_kept(refusal_path(state_dir, name), lambda found: Refusal(str(found["servers"]), int(found["runs"])))
 
 
 class Intent(NamedTuple):
@@ -164,16 +163,13 @@ def read_intent(state_dir: str, name: str) -> Intent | None:
 
     Raises StateError when it is there and cannot be read.
     """
-    data = read_bytes(_intent_path(state_dir, name))
-    if data is None:
-        return None
-    try:
-        found = json.loads(data)
+
+    def make(found: Any) -> Intent:
         leavers = {(str(backend), str(server)): int(admin) for backend, server, admin in found["leavers"]}
         added = {(str(backend), str(server)) for backend, server in found["added"]}
         return Intent(Identity(*found["worker"]) if found["worker"] else None, leavers, added)
-    except (ValueError, KeyError, TypeError):
-        return None
+
+    return _read_kept(_intent_path(state_dir, name), make)
 
 
 def clear_intent(state_dir: str, name: str) -> None:

@@ -175,8 +175,7 @@ def prove_newcomers(running: Running, transition: Transition, wanted: Configurat
     deadline = time.monotonic() + timeout
     while proven.added - proven.passing and time.monotonic() < deadline:
         time.sleep(0.1)
-        states = haproxy_socket.parse_servers_state(running.ask("show servers state", TIMEOUT))
-        passing = {(backend, state.server.name) for backend, row in states.items() for state in row if state.usable}
+        passing = {place for place, state in _states(running).items() if state.usable}
         proven = proven._replace(passing=passing & proven.added)
     return proven
 
