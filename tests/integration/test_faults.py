@@ -37,25 +37,12 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from backends import Backends
 from balancer import ROOT, Run, ask, free_port
 from clients import Clients
-from ec2_endpoint import Answer, Ec2Endpoint, page, security_group
+from ec2_endpoint import Answer, Ec2Endpoint, page
 from haproxy_binaries import binaries
-from stage import Stage, address, instance_id, names, one
+from stage import Stage, instance_id, names, one
 from test_haproxy_apply import UNBINDABLE, definition, do, is_in_force, run
 
 NEWEST = list(binaries().values())[-1]
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[Backends]:
-    with Backends(*(address(number) for number in range(1, 9))) as made:
-        yield made
-
-
-@pytest.fixture
-def aws() -> Iterator[Ec2Endpoint]:
-    with Ec2Endpoint() as made:
-        made.groups["eu-west-1"] = [security_group("sg-00000001", "webheads")]
-        yield made
 
 
 INSIDE = "HAPROXY_AUTOSCALE_TEST_SAMPLE"

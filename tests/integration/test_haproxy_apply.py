@@ -31,14 +31,6 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError, read_failure
 from backends import Backends
 from balancer import Balancer
-from haproxy_binaries import binaries
-
-
-@pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
-def balancer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Balancer]:
-    made = Balancer(tmp_path, request.param[1])
-    yield made
-    made.stop()
 
 
 @pytest.fixture(scope="module")

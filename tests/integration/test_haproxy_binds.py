@@ -16,14 +16,6 @@ import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_binds import impossible
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_config import Bind, parse
 from balancer import Balancer, free_port
-from haproxy_binaries import binaries
-
-
-@pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
-def balancer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Balancer]:
-    made = Balancer(tmp_path, request.param[1])
-    yield made
-    made.stop()
 
 
 @pytest.fixture

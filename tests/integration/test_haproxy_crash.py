@@ -16,7 +16,6 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import observe, read_config_file, servers_now
@@ -96,13 +95,6 @@ def told(*what: object) -> Iterator[None]:
         yield
     except AssertionError as error:
         raise AssertionError(f"{what}: {error}") from error
-
-
-@pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
-def balancer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Balancer]:
-    made = Balancer(tmp_path, request.param[1])
-    yield made
-    made.stop()
 
 
 @pytest.fixture(scope="module")

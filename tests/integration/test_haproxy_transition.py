@@ -29,18 +29,10 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from backends import Backends
 from balancer import Balancer, ask
 from clients import Clients
-from haproxy_binaries import binaries
 from test_haproxy_apply import UNBINDABLE, definition, do, is_in_force
 
 ALIVE = (1, 2, 3, 4)
 CHECK = "    default-server check inter 200ms fastinter 200ms rise 2 fall 2\n    load-server-state-from-file global\n    retries 0\n"
-
-
-@pytest.fixture(params=list(binaries().items()), ids=lambda item: item[0])
-def balancer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Balancer]:
-    made = Balancer(tmp_path, request.param[1])
-    yield made
-    made.stop()
 
 
 @pytest.fixture(params=[True, False], ids=["master", "no master"])

@@ -23,19 +23,6 @@ from stage import Stage, address, instance_id, names, one
 NEWEST = list(binaries().items())[-1:]
 
 
-@pytest.fixture(scope="module")
-def web() -> Iterator[Backends]:
-    with Backends(*(address(number) for number in range(1, 9))) as made:
-        yield made
-
-
-@pytest.fixture
-def aws() -> Iterator[Ec2Endpoint]:
-    with Ec2Endpoint() as made:
-        made.groups["eu-west-1"] = [security_group("sg-00000001", "webheads")]
-        yield made
-
-
 @pytest.fixture
 def stage(tmp_path: Path, web: Backends, aws: Ec2Endpoint) -> Iterator[Stage]:
     made = Stage(tmp_path, NEWEST[0][1], web, aws)

@@ -17,26 +17,18 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import Intent, write_intent
 from backends import Backends
 from balancer import Run, ask
-from ec2_endpoint import Ec2Endpoint, error, security_group
+from ec2_endpoint import Ec2Endpoint, error
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id, names
 
 NEWEST = list(binaries().values())[-1]
 
 
-@pytest.fixture(scope="module")
-def web() -> Iterator[Backends]:
-    with Backends(*(address(number) for number in range(1, 9))) as made:
-        yield made
-
-
 @pytest.fixture
-def stage(tmp_path: Path, web: Backends) -> Iterator[Stage]:
-    with Ec2Endpoint() as aws:
-        aws.groups["eu-west-1"] = [security_group("sg-00000001", "webheads")]
-        made = Stage(tmp_path, NEWEST, web, aws)
-        yield made
-        made.balancer.stop()
+def stage(tmp_path: Path, web: Backends, aws: Ec2Endpoint) -> Iterator[Stage]:
+    made = Stage(tmp_path, NEWEST, web, aws)
+    yield made
+    made.balancer.stop()
 
 
 # A shrink that repeats itself.
