@@ -140,19 +140,25 @@ def test_the_role_readme_has_each_variable_in_the_order_of_the_defaults_with_its
 
 
 def test_the_role_readme_has_each_key_of_a_service_with_its_default() -> None:
-    keys = SPECIFICATION[f"{PREFIX}services"]["options"]
-    text = ROLE_README.read_text()
-    rows = {row[0].strip("`"): row[1] for row in table_rows(ROLE_README, r"[a-z_]+")}
-    assert "An entry of `haproxy_autoscale_services`" in text
-    for name, key in keys.items():
-        cell = rows[name]
-        if key.get("required"):
-            assert cell == "required"
-        elif "default" in key:
-            # The specification has no default where the template works it out.
-            assert_default(name, cell, key["default"])
+    keys: dict[str, Any] = {}
+    for name, key in SPECIFICATION[f"{PREFIX}services"]["options"].items():
+        keys[name] = key
+        keys.update({f"{name}.{inner}": option for inner, option in key.get("options", {}).items()})
+    # The same words stand first in rows of other tables.
+    section = re.search(r"^### Services$.*?^## ", prose(ROLE_README), re.MULTILINE | re.DOTALL)
+    assert section
+    assert "An entry of `haproxy_autoscale_services`" in section.group()
+    rows = [row for row in table_rows(ROLE_README, r"[a-z0-9_.]+") if f"| {' | '.join(row)} |" in section.group()]
+    assert sorted(row[0].strip("`") for row in rows) == sorted(keys)
+    for name, cell, meaning in ((row[0].strip("`"), row[1], row[2]) for row in rows):
+        assert meaning, f"{name} has no meaning"
+        if keys[name].get("required"):
+            assert cell == "required", name
+        elif "default" in keys[name]:
+            assert_default(name, cell, keys[name]["default"])
         else:
-            assert cell in ("", "`[]`", '`""`')
+            # Worked out by the template, or left to HAProxy.
+            assert cell == "", name
 
 
 def test_the_variables_of_defaults_and_of_the_specification_are_the_same() -> None:
