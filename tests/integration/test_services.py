@@ -988,6 +988,27 @@ AT_ODDS: list[tuple[list[dict[str, Any]], str]] = [
     ),
 ]
 
+# Variables of the role that go into the text as well.
+WRONG_VARIABLES: list[tuple[str, Any, str]] = [
+    ("name", "haproxy\n", "be letters"),
+    ("config_path", "/etc/haproxy/haproxy.cfg\n", "be an absolute path"),
+    ("hard_stop_after", "15m\n", "be a time"),
+    ("user", "a b", "be a name"),
+    ("group", "a\n", "be a name"),
+    ("chroot", "var", "be an absolute path"),
+    ("log", "/dev/log local0\ndaemon", "be one line"),
+    ("stats_bind", "127.0.0.1:1\n", "be one line"),
+    ("stats_user", "a\nb", "be one line"),
+    ("stats_password", "secret-word\n", "be one line, and is 'not shown'"),
+    ("metrics_bind", "127.0.0.1:1\n", "be one line"),
+    ("metrics_bind", "127.0.0.1:8404", "be one line, and not haproxy_autoscale_stats_bind"),
+    ("local_peer", "lb1", "be one of haproxy_autoscale_peers"),
+    ("peers", [{"name": "a b", "address": "::1"}], "have different names"),
+    ("peers", [{"name": "a", "address": "::1"}, {"name": "a", "address": "::1"}], "have different names"),
+    ("peers", [{"name": "a", "address": "a b"}], "have an address each"),
+    ("peers", [{"name": "a", "address": "::1", "port": 0}], "have an address each, and ports from 1 to 65535"),
+]
+
 
 def wrong_service(number: int, field: str, value: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     """A service with the value in the field; what else is set is beside it, in the same dict."""
@@ -1012,17 +1033,27 @@ def test_a_wrong_value_is_named_with_its_service_and_the_right_ones_are_not(tmp_
     ]
     # Their paths are to be absolute.
     absolute = json.loads(re.sub("CERTIFICATES|AUTHORITY|ERRORFILE", r"/\g<0>", json.dumps(cases)))
+    sets = [{"haproxy_autoscale_services": services, "part": "services"} for services in absolute]
+    sets += [{f"haproxy_autoscale_{name}": value, "part": "role"} for name, value, _must in WRONG_VARIABLES]
     task = yaml.safe_load((ROLE / "tasks" / "preflight.yml").read_text())[0]
-    (tmp_path / "task.json").write_text(json.dumps({**task["vars"], "haproxy_autoscale_stats_bind": "127.0.0.1:8404"}))
-    (tmp_path / "sentences.j2").write_text("{{ __haproxy_autoscale_wrong_services | default('', true) }}")
-    texts = templated(tmp_path, tmp_path / "sentences.j2", [{"haproxy_autoscale_services": services} for services in absolute], tmp_path / "task.json")
-    of_alone, *of_others = [" ".join(text.split()) for text in texts]
+    usual = {"haproxy_autoscale_security_groups": ["web"], "haproxy_autoscale_stats_bind": "127.0.0.1:8404", "role_path": str(ROLE)}
+    (tmp_path / "task.json").write_text(json.dumps({**task["vars"], **usual}))
+    (tmp_path / "sentences.j2").write_text(
+        "{% if part == 'services' %}{{ __haproxy_autoscale_wrong_services | default('', true) }}{% else %}"
+        "{% for check in __haproxy_autoscale_wrong %}{{ check.option }} must {{ check.must }}, and is '{{ check.value }}'. {% endfor %}{% endif %}"
+    )
+    of_alone, *of_others = [" ".join(text.split()) for text in templated(tmp_path, tmp_path / "sentences.j2", sets, tmp_path / "task.json")]
     expected = [f"{field.replace('[]', '')} of 'shop{number}' must {must}" for number, (field, _value, _more, must) in enumerate(WRONG)]
     assert [sentence for sentence in expected if sentence not in of_alone] == [], of_alone
     assert "'more'" not in re.sub("and is '.*?'", "", of_alone)
-    assert "secret-word" not in of_alone
-    assert [(said, text) for (_services, said), text in zip(AT_ODDS, of_others) if said not in text] == []
-    assert [text for text in of_others[len(AT_ODDS) :] if text] == []
+    assert "secret-word" not in " ".join([of_alone, *of_others])
+    of_odds, of_features, of_variables = of_others[: len(AT_ODDS)], of_others[len(AT_ODDS) : -len(WRONG_VARIABLES)], of_others[-len(WRONG_VARIABLES) :]
+    assert [(said, text) for (_services, said), text in zip(AT_ODDS, of_odds, strict=True) if said not in text] == []
+    assert [text for text in of_features if text] == []
+    # Each is the only one that is wrong.
+    for (name, _value, must), text in zip(WRONG_VARIABLES, of_variables, strict=True):
+        assert text.startswith(f"{name} must {must}"), text
+        assert text.count(" must ") == 1, text
 
 
 @pytest.mark.parametrize(
