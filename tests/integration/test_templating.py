@@ -127,6 +127,9 @@ def rendered(folder: Path, name: str, template: Path, sets: Sequence[dict[str, A
     parts = [sets[start : start + PART] for start in range(0, len(sets), PART)]
     for number, part in enumerate(parts):
         (folder / f"{name}-{number}.json").write_text(json.dumps(part))
+    # Translated once for all sets of a part.
+    (folder / f"{name}.cfg.j2").write_text(template.read_text())
+    (folder / f"{name}.j2").write_text(f"{{% for instances in sets %}}{{% include '{name}.cfg.j2' %}}{SEPARATOR}\n{{% endfor %}}")
     playbook = folder / f"{name}.yml"
     playbook.write_text(
         f"""
@@ -137,10 +140,8 @@ def rendered(folder: Path, name: str, template: Path, sets: Sequence[dict[str, A
     - ansible.builtin.copy:
         dest: "{folder}/{name}-{{{{ item }}}}.txt"
         mode: '0600'
-        content: |-
-          {{% for one in lookup('ansible.builtin.file', '{folder}/{name}-' ~ item ~ '.json') | from_json %}}
-          {{{{ lookup('ansible.builtin.template', template, template_vars=dict(instances=one)) }}}}{SEPARATOR}
-          {{% endfor %}}
+        content: "{{{{ lookup('ansible.builtin.template', '{folder}/{name}.j2',
+                   template_vars=dict(sets=lookup('ansible.builtin.file', '{folder}/{name}-' ~ item ~ '.json') | from_json)) }}}}"
       loop: {list(range(len(parts)))}
       vars:
         haproxy_autoscale_security_groups: [webheads]
@@ -148,7 +149,6 @@ def rendered(folder: Path, name: str, template: Path, sets: Sequence[dict[str, A
         haproxy_autoscale_group: ''
         haproxy_autoscale_chroot: ''
         haproxy_autoscale_log: ''
-        template: {template}
 """
     )
     ansible = Path(sys.executable).with_name("ansible-playbook")
