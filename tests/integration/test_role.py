@@ -429,7 +429,8 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
     assert (
         "backend site mode http balance leastconn option httpchk GET /health default-server inter 1s "
         + " ".join(f"server {instance_id(number)} {address(number)}:{web.port} check weight 10" for number in (7, 8, 1))
-        + " frontend programs bind 127.0.0.1:9001 mode tcp no option idle-close-on-response no option http-ignore-probes default_backend api backend api mode tcp balance roundrobin "
+        + " frontend programs bind 127.0.0.1:9001 mode tcp no option idle-close-on-response no option http-ignore-probes"
+        + " default_backend api backend api mode tcp balance roundrobin "
         + " ".join(f"server {instance_id(number)} {address(number)}:9000" for number in (7, 8))
         + " backend more server fixed 127.0.0.1:1"
     ) in text
