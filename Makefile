@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup haproxy demo test test-unit test-integration test-packaging test-molecule churn lint sanity format build clean
+.PHONY: help setup haproxy demo test test-unit test-integration test-packaging test-molecule churn lint sanity format gallery build clean
 
 bin := .venv/bin
 # ARGS="-k reload" goes to pytest.
@@ -51,6 +51,9 @@ sanity: setup ## ansible-test sanity, on the tree as it is published
 format: setup ## Python code in the form that `make lint` wants
 	@$(bin)/ruff format --quiet .
 	@$(bin)/ruff check --quiet --fix .
+
+gallery: setup ## The results in docs/templates.md, made anew by running the templates
+	@$(bin)/python tests/support/gallery.py
 
 build: ## The collection as a tarball, in build/
 	@tests/setup.sh demo

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -186,6 +187,19 @@ def by_the_collections_role(scene: Scene) -> Way:
 
 # The job.
 
+# The macros are the role's, wherever the template that imports them lies.
+OWN = """{% import 'haproxy-macros.j2' as haproxy %}
+defaults
+    timeout connect 1s
+    timeout client 1s
+    timeout server 1s
+frontend webheads-in
+    bind {{ haproxy_autoscale_services[0].bind[0] }}
+    default_backend webheads
+backend webheads
+{{ haproxy.servers(instances['webheads'], port=haproxy_autoscale_services[0].port, weight=7) }}
+"""
+
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[MotoAws]:
@@ -232,6 +246,11 @@ def does_the_whole_job(way: Callable[[Scene], Way], core: Path, checkout: Path, 
     again = succeed([*command, "--extra-vars", f"@{extra}"], elsewhere, environment)
     assert Run(0, again).recap["changed"] == 0, again
     assert balancer.config.read_text() == text
+
+    own = balancer.folder / "own.cfg.j2"
+    own.write_text(OWN)
+    looked = succeed([*command, "--extra-vars", f"@{extra}", "--extra-vars", f"haproxy_autoscale_template={own}", "--check", "--diff"], elsewhere, environment)
+    assert len(re.findall(r"^\+    server i-\S+ \S+ check weight 7$", looked, re.MULTILINE)) == len(ADDRESSES), looked
 
 
 @pytest.mark.parametrize("way", [from_a_checkout, with_the_checkouts_configuration, by_ansible_pull, by_roles_path])

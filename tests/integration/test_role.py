@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -438,10 +440,10 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
     assert "stats auth admin:marker-of-a-password" in text
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "templates").glob("*.j2")))
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "templates").glob("*.cfg.j2")))
 def test_every_template_of_ours_gives_what_haproxy_accepts_without_a_warning(stage: Stage, name: str) -> None:
-    stage.members(1, 2)
-    done = stage.run(haproxy_autoscale_template=name, haproxy_autoscale_start=False)
+    stage.aws.regions["eu-west-1"] = [[one(number, tags={"AppName": "shop", "AppPort": "8080"}) for number in (1, 2)]]
+    done = stage.run(haproxy_autoscale_template=name, haproxy_autoscale_start=False, haproxy_autoscale_by_tag={"domain": "example.com"})
     assert done.status == 0, done.output
     # Made by the first apply; 2.6 warns of a missing one.
     stage.balancer.state.mkdir(exist_ok=True)
@@ -451,6 +453,49 @@ def test_every_template_of_ours_gives_what_haproxy_accepts_without_a_warning(sta
         assert (checked.returncode, "WARNING" in checked.stdout + checked.stderr) == (0, False), checked
     text = stage.balancer.config.read_text()
     assert all(f"server {instance_id(number)} {address(number)}:" in text for number in (1, 2))
+
+
+def test_each_application_is_reached_by_its_host_and_every_run_says_which_tags_it_doubts(stage_of_each_version: Stage) -> None:
+    stage = stage_of_each_version
+    port = stage.web.port
+
+    def tagged(name: str, number: int, app_port: object = port) -> str:
+        return one(number, tags={"AppName": name, "AppPort": str(app_port)})
+
+    stage.aws.regions["eu-west-1"] = [[tagged("shop", 1), tagged("search", 2), tagged("shop", 3, "80 # x"), one(4)]]
+    by_tag = {"domain": "example.com", "bind": [f"127.0.0.1:{stage.balancer.port}"]}
+    variables = {"haproxy_autoscale_template": "haproxy-by-tag.cfg.j2", "haproxy_autoscale_by_tag": by_tag}
+    for _again in range(2):
+        done = stage.run(**variables)
+        assert done.status == 0, done.output
+        assert f"WARNING: left out: {instance_id(3)}: AppPort must be 1 to 65535" in done.text
+        assert instance_id(4) not in done.text
+    assert done.recap["changed"] == 0
+
+    def answer(host: str) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", stage.balancer.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/", headers={"Host": host})
+            reply = connection.getresponse()
+            return reply.read().decode().strip() if reply.status == 200 else f"status {reply.status}"
+
+    assert [answer(host) for host in ("shop.example.com", "Shop.Example.com:8123")] == [address(1)] * 2
+    assert answer("search.example.com") == address(2)
+    assert [answer(host) for host in ("example.com", "shop.example.com.evil.org", "xshop.example.com")] == ["status 503"] * 3
+
+    # Tags that are all gone are no reason to answer everybody with 503.
+    same = stage.untouched()
+    stage.members(1, 2, 3, 4)
+    done = stage.run(**variables)
+    assert done.status != 0
+    assert "haproxy-by-tag.cfg.j2: no instance has usable tags" in done.text
+    assert same()
+    # Nor are those of one backend.
+    stage.aws.regions["eu-west-1"] = [[tagged("shop", 1), tagged("find", 2)]]
+    done = stage.run(**variables)
+    assert done.status != 0
+    assert "backend search would lose" in done.text
+    assert same()
 
 
 # Secrets.
