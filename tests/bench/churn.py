@@ -27,10 +27,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-import yaml
-from ansible.plugins.filter.core import FilterModule
-
 ROOT = Path(__file__).resolve().parents[2]
 BENCH = Path(__file__).resolve().parent
 sys.path[:0] = [str(ROOT / "module_utils"), str(ROOT / "tests" / "support"), str(BENCH)]
@@ -42,6 +38,7 @@ from haproxy_autoscale.haproxy_inspect import Definition, Running  # noqa: E402
 from haproxy_autoscale.haproxy_reload import Plan  # noqa: E402
 from haproxy_autoscale.haproxy_transition import Transition  # noqa: E402
 from haproxy_binaries import binaries  # noqa: E402
+from rendering import render  # noqa: E402
 
 # Headings of the table, beside the kinds of failures.
 AT_A_LEAVER, AT_A_DEAD_NEWCOMER = "at a leaver", "at a dead newcomer"
@@ -199,20 +196,14 @@ class Churn:
         self.group = Group()
         self.stable = self.group.make("well")
         self.web_port = free_port()
-        variables = yaml.safe_load((ROOT / "roles" / "haproxy_autoscale" / "defaults" / "main.yml").read_text())
-        self.variables = {**variables, **self.own_variables()}
-        environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
-        own = FilterModule().filters()
-        environment.filters.update({name: own[name] for name in ("bool", "extract", "flatten")})
-        self.template = environment.from_string((ROOT / "templates" / "haproxy.cfg.j2").read_text())
+        self.variables = self.own_variables()
 
     def own_variables(self) -> dict[str, Any]:
         cookies = ["cookie SRV insert indirect nocache"] if self.mode.cookies else []
         more = {"port": self.web_port, "check_path": "/health", "server_options": "inter 250ms fastinter 250ms rise 2 fall 3"}
         return {
             **self.balancer.variables(self.web_port),
-            "__haproxy_autoscale_security_groups": ["web", "stable"],
-            "__haproxy_autoscale_services": [
+            "haproxy_autoscale_services": [
                 {
                     "name": "web",
                     "security_groups": ["web"],
@@ -237,7 +228,7 @@ class Churn:
             "web": [{"instance_id": one.name, "address": one.address, "launch_time": one.name} for one in self.group.members],
             "stable": [{"instance_id": self.stable.name, "address": self.stable.address, "launch_time": ""}],
         }
-        text = self.template.render(**self.variables, instances=instances)
+        text = render(ROOT / "templates" / "haproxy.cfg.j2", instances, **self.variables)
         if self.mode.cookies:
             text = re.sub(r"(?m)^    server (\S+) .*$", r"\g<0> cookie \1", text)
         if not self.mode.gating:
