@@ -455,8 +455,7 @@ def test_every_template_of_ours_gives_what_haproxy_accepts_without_a_warning(sta
     assert all(f"server {instance_id(number)} {address(number)}:" in text for number in (1, 2))
 
 
-def test_each_application_is_reached_by_its_host_and_every_run_says_which_tags_it_doubts(stage_of_each_version: Stage) -> None:
-    stage = stage_of_each_version
+def test_each_application_is_reached_by_its_host_and_every_run_says_which_tags_it_doubts(stage: Stage) -> None:
     port = stage.web.port
 
     def tagged(name: str, number: int, app_port: object = port) -> str:
