@@ -212,6 +212,10 @@ def test_what_one_process_is_refused_for_holds_no_other_back(host: Host) -> None
     file = host.processes["public"].config.read_bytes()
     # The first of the list loses two of three, the second gains one.
     host.launch(public=[1], internal=[4, 5])
+    looked = host.play(a_list, "--check")
+    assert looked.status != 0
+    assert "apis: 2 servers +1; would be brought to it by reload" in looked.output
+    assert host.workers() == before
     done = host.play(a_list)
     assert done.status != 0
     assert host.processes["public"].config.read_bytes() == file
