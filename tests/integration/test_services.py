@@ -33,6 +33,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from haproxy_binaries import binaries
+from rendering import render
 from stage import address, instance_id
 
 ROLE = ROOT / "roles" / "haproxy_autoscale"
@@ -284,7 +285,7 @@ FEATURES: dict[str, Feature] = {
     "limits and timeouts of TCP": Feature([service(mode="tcp", maxconn=1000, server_maxconn=10, timeouts=ALL_TIMEOUTS)], ["timeout tunnel 3s"]),
     "the PROXY protocol": Feature([service(accept_proxy=True, send_proxy="v1", tls=TLS)], ["8080 accept-proxy", "8443 accept-proxy ssl", "check send-proxy"]),
     "the PROXY protocol 2": Feature([service(send_proxy="v2")], ["check send-proxy-v2 server"]),
-    "error files": Feature([service(error_files={503: "ERRORFILE", "429": "ERRORFILE"})], ["errorfile 429 ERRORFILE errorfile 503 ERRORFILE default_backend"]),
+    "error files": Feature([service(error_files={503: "ERRORFILE", "421": "ERRORFILE"})], ["errorfile 421 ERRORFILE errorfile 503 ERRORFILE default_backend"]),
     "compression": Feature([service(compression=True, compression_types=["text/html", "text/css"])], ["compression type text/html text/css server"]),
     "headers": Feature(
         [
@@ -312,6 +313,24 @@ FEATURES: dict[str, Feature] = {
             "haproxy_autoscale_stats_password": "c # d",
         },
     ),
+    "a line that is no list": Feature(
+        [service(frontend_lines="no log", backend_lines="http-reuse safe", rules=[{"hosts": 10, "service": "api"}]), {"name": "api", "security_groups": "api"}],
+        ["nbthread 1 defaults", "timeout queue 1s frontend", "no log acl rule-1-host", "-m str 10 use_backend", "http-reuse safe server", "backend more"],
+        {
+            "haproxy_autoscale_global_lines": "nbthread 1",
+            "haproxy_autoscale_defaults_lines": "timeout queue 1s",
+            "haproxy_autoscale_extra_lines": "backend more",
+        },
+    ),
+    "numbers and truths that are texts, as from -e": Feature(
+        [
+            service(
+                **dict.fromkeys(("check_port", "check_rise", "check_fall", "agent_port", "server_maxconn", "maxconn"), "0"),
+                **dict.fromkeys(("redirect_to_https", "accept_proxy", "forwardfor", "compression"), "no"),
+            )
+        ],
+        ["bind 127.0.0.1:8080 mode http default_backend shop", f"balance roundrobin server {instance_id(1)} {address(1)}:80 check server"],
+    ),
     "raw lines": Feature(
         [service(frontend_lines=["http-request deny if { path /no }"], backend_lines=["http-reuse safe"], server_options="weight 7")],
         ["http-request deny if { path /no } default_backend", "http-reuse safe server", "check weight 7 server"],
@@ -320,6 +339,36 @@ FEATURES: dict[str, Feature] = {
             "haproxy_autoscale_defaults_lines": ["timeout queue 1s"],
             "haproxy_autoscale_extra_lines": ["backend more", "    server one 127.0.0.1:1"],
         },
+    ),
+    "raw lines stand where HAProxy wants them": Feature(
+        [
+            service(
+                redirect_to_https=True,
+                redirects=[{"location": "/", "paths": "/old"}],
+                rules=[{"paths": "/api", "service": "api"}],
+                frontend_lines=["tcp-request connection reject if { src 192.0.2.1 }", "acl x path /x\nuse_backend api if x", "http-request deny if x"],
+                request_headers=[{"name": "X-A", "value": "a"}],
+                rate_limit={"requests": 5},
+                backend_lines=["tcp-request content reject if { src 192.0.2.1 }", "use-server a if { path /a }", "http-request allow if { src 192.0.2.2 }"],
+                servers=[{"name": "a", "address": "192.0.2.3"}],
+            ),
+            {"name": "api", "security_groups": ["api"]},
+            {
+                "name": "sealed",
+                "mode": "tcp",
+                "bind": "127.0.0.1:8443",
+                "rules": [{"hosts": "a.example.com", "service": "inner"}],
+                "frontend_lines": ["tcp-request connection reject if { src 192.0.2.1 }"],
+            },
+            {"name": "inner", "mode": "tcp", "security_groups": ["api"]},
+        ],
+        [
+            "mode http tcp-request connection reject if { src 192.0.2.1 } acl x path /x http-request deny if x http-request redirect scheme",
+            "if redirect-1-path use_backend api if x acl rule-1-path",
+            "balance roundrobin tcp-request content reject if { src 192.0.2.1 } http-request allow if { src 192.0.2.2 } stick-table",
+            "set-header X-A a use-server a if { path /a } server",
+            "reject if { src 192.0.2.1 } # The name",
+        ],
     ),
     "further servers": Feature(
         [
@@ -394,6 +443,13 @@ def test_each_example_of_the_readme_is_what_haproxy_takes_without_a_warning(made
         text = text.replace(named, made.places[path])
     assert "/etc/haproxy" not in text
     assert [said for binary in binaries().values() if (said := complaints(binary, text))] == []
+
+
+def test_statuses_may_be_numbers_beside_texts(error_file: Path) -> None:
+    """In this process, because JSON has no keys that are numbers."""
+    error_files = {503: str(error_file), "429": str(error_file), 421: str(error_file)}
+    text = render(ROOT / "templates" / "haproxy.cfg.j2", INSTANCES, haproxy_autoscale_services=[service(error_files=error_files)])
+    assert re.findall(r"errorfile (\d+)", text) == ["421", "429", "503"] * 2
 
 
 def test_a_service_that_says_nothing_is_what_it_always_was(made: Made) -> None:
@@ -843,16 +899,18 @@ def test_who_asks_too_often_gets_429_and_a_reload_does_not_forget_it(lb: Lb) -> 
 # A field and its wrong value in a service that is right otherwise, what else is set in it, and what is said of the field.
 WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("frontend", "www\n", {}, "be letters"),
-    ("frontend", "stats", {}, "be a name that no other frontend has"),
+    ("frontend", "stats", {}, "be a name that no other frontend and no backend has"),
     ("port", 0, {}, "be 1 to 65535, and is '0'"),
     ("port", 65536, {}, "be 1 to 65535, and is '65536'"),
     ("bind", [""], {}, "be one line, an address first"),
-    ("bind", ["127.0.0.1:1\nlisten evil"], {}, "be one line, an address first, and is '127.0.0.1:1\\nlisten evil'"),
+    ("bind", ["127.0.0.1:1\nlisten evil"], {}, "be one line, an address first, without '#', and is '127.0.0.1:1\\nlisten evil'"),
     ("bind", "127.0.0.1:8404", {}, "be where no other frontend listens, and is '127.0.0.1:8404'"),
     ("bind", "127.0.0.1:2", {"tls": {"certificates": "/a.pem", "bind": "127.0.0.1:2"}}, "be where no other frontend listens"),
+    ("bind", ["127.0.0.1:1 # main"], {}, "be one line, an address first, without '#', and is '127.0.0.1:1 # main'"),
     ("maxconn", -1, {}, "be 0 or more"),
     ("server_maxconn", -1, {}, "be 0 or more"),
     ("server_options", "weight 1\nserver evil 192.0.2.66", {}, "be one line"),
+    ("server_options", "weight 1 # light", {}, "be one line without '#'"),
     ("balance", "uri\n", {}, "be the words behind HAProxy's balance"),
     ("hash_type", "djb2", {}, "begin with consistent or map-based"),
     ("check_path", "health", {}, "begin with / and have no spaces"),
@@ -862,12 +920,13 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("check_version", "HTTP/1.1", {"check_path": "/"}, "have a check_host with it"),
     ("check_expect", "200,", {"check_path": "/"}, "be statuses, as 200-299,404"),
     ("check_port", 70000, {}, "be 0 to 65535"),
-    ("check_interval", "1 s", {}, "be a time such as"),
+    ("check_interval", "1 s", {}, "be a time with its unit, such as"),
+    ("check_interval", 2, {}, "be a time with its unit, such as 500ms, 30s or 15m, and is '2'"),
     ("check_rise", -1, {}, "be 0 or more"),
     ("check_fall", -1, {}, "be 0 or more"),
     ("agent_port", -1, {}, "be 0 to 65535"),
     ("agent_interval", "5s", {}, "have an agent_port with it"),
-    ("agent_interval", "soon", {"agent_port": 1}, "be a time such as"),
+    ("agent_interval", "soon", {"agent_port": 1}, "be a time with its unit, such as"),
     ("compression_types", ["html"], {}, "be media types"),
     ("error_files", {"999": "/x.http"}, {}, "be absolute paths without spaces, of statuses that HAProxy answers with, and is '999: /x.http'"),
     ("error_files", {"503": "x.http"}, {}, "be absolute paths"),
@@ -878,6 +937,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("tls.certificates", "a.pem", {"bind": "127.0.0.1:3"}, "be absolute paths without spaces, and is 'a.pem'"),
     ("tls.certificates", [], {}, "name a file or folder"),
     ("tls.bind", "a\n", {"certificates": "/a"}, "be one line"),
+    ("tls.bind", "127.0.0.1:7 # TLS", {"certificates": "/a"}, "be one line, an address first, without '#'"),
     ("tls.ciphers", "A B", {"certificates": "/a", "bind": "127.0.0.1:4"}, "be ciphers"),
     ("tls.ciphersuites", "A\n", {"certificates": "/a", "bind": "127.0.0.1:5"}, "be ciphers"),
     ("server_tls.ca_file", "ca.pem", {}, "be an absolute path"),
@@ -885,14 +945,16 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("server_tls.verify_host", "a)", {}, "be a host name"),
     ("cookie.name", "a b", {}, "be letters"),
     ("cookie.domain", "a b", {"name": "a"}, "be a domain"),
-    ("cookie.maxidle", "long", {"name": "a"}, "be a time such as"),
-    ("cookie.maxlife", "long", {"name": "a"}, "be a time such as"),
+    ("cookie.maxidle", "long", {"name": "a"}, "be a time with its unit, such as"),
+    ("cookie.maxlife", "long", {"name": "a"}, "be a time with its unit, such as"),
     ("cookie.attributes", ["a; b"], {"name": "a"}, "be one attribute each"),
+    ("cookie.preserve", True, {"name": "a", "mode": "prefix"}, "not be there, because its mode is not insert"),
     ("cookie.dynamic_key", "secret-word\n", {"name": "a"}, "be one line."),
     ("rate_limit.requests", 0, {}, "be 1 or more"),
-    ("rate_limit.period", "often", {"requests": 1}, "be a time such as"),
-    ("timeouts.client", "1 s", {}, "be a time such as"),
-    ("timeouts.queue", "0", {}, "be a time such as"),
+    ("rate_limit.period", "often", {"requests": 1}, "be a time with its unit, such as"),
+    ("timeouts.client", "1 s", {}, "be a time with its unit, such as"),
+    ("timeouts.server", 30, {}, "be a time with its unit, such as 500ms, 30s or 15m, and is '30'"),
+    ("timeouts.queue", "0", {}, "be a time with its unit, such as"),
     ("servers[].name", "a b", {"address": "::1"}, "be letters"),
     ("servers[].name", "i-0123456789abcdef0", {"address": "::1"}, "be letters, digits, '-', '_', '.' and ':', and no instance's id"),
     ("servers[].address", "192.0.2.1 weight 1", {"name": "a"}, "be an address or a host name"),
@@ -901,15 +963,21 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("servers[].options", "a\n", {"name": "a", "address": "::1"}, "be one line"),
     ("redirects[].location", "/a\n", {}, "be one line"),
     ("redirects[].prefix", "/a\n", {}, "be one line"),
+    ("redirects[].location", "/a%20b", {}, "be one line, with '%%' for a percent sign"),
+    ("redirects[].prefix", "/100%", {}, "be one line, with '%%' for a percent sign"),
     ("redirects[].hosts", ["a b"], {"location": "/"}, "be host names"),
     ("redirects[].paths", ["a"], {"location": "/"}, "begin with /"),
     ("rules[].service", "nobody", {"paths": "/a"}, "be the name of a service, and is 'nobody'"),
     ("rules[].hosts", ["http://a"], {"service": "more"}, "be host names"),
     ("rules[].paths", ["a"], {"service": "more"}, "begin with /"),
     ("request_headers[].name", "X A", {"value": "a"}, "be the name of a header"),
-    ("request_headers[].value", "a\r\nX-B: b", {"name": "X-A"}, "be one line, and is 'a\\r\\nX-B: b'"),
+    ("request_headers[].value", "a\r\nX-B: b", {"name": "X-A"}, "be one line, with '%%' for a percent sign, and is 'a\\r\\nX-B: b'"),
+    ("request_headers[].value", "100% sure", {"name": "X-A"}, "be one line, with '%%' for a percent sign, and is '100% sure'"),
     ("response_headers[].name", "", {"value": "a"}, "be the name of a header"),
     ("response_headers[].value", "a\n", {"name": "X-A"}, "be one line"),
+    # The specification takes a text "key=value" for a dict.
+    *((field, "a=b", {}, "be a dict.") for field in ("tls", "server_tls", "cookie", "timeouts", "rate_limit", "error_files")),
+    *((field, ["a=b"], {}, "be a list of dicts.") for field in ("servers", "redirects", "rules", "request_headers", "response_headers")),
     ("security_groups", [], {}, "name a group"),
     *(
         (field, value, {"mode": "tcp"}, "not be there, because its mode is tcp")
@@ -954,8 +1022,14 @@ AT_ODDS: list[tuple[list[dict[str, Any]], str]] = [
     ([service(), service(bind="127.0.0.1:1")], "must have different names, and two are 'shop'"),
     ([service(), service(name="b")], "bind of 'b' must be where no other frontend listens, and is '127.0.0.1:8080'"),
     ([service(bind="*:80"), service(name="b", bind=["127.0.0.1:1", ":80"])], "bind of 'b' must be where no other frontend listens, and is ':80'"),
-    ([service(), service(name="b", bind="127.0.0.1:1", frontend="shop-in")], "frontend of 'b' must be a name that no other frontend has"),
+    ([service(), service(name="b", bind="127.0.0.1:1", frontend="shop-in")], "frontend of 'b' must be a name that no other frontend and no backend has"),
+    (
+        [service(frontend="api"), {"name": "api", "security_groups": "api", "bind": "127.0.0.1:1"}],
+        "frontend of 'shop' must be a name that no other frontend and no backend has, and is 'api'",
+    ),
+    ([service(name="stats")], "name of 'stats' must be another than that of the statistics' or metrics' frontend"),
     ([service(bind=[])], "must have a bind in one entry at least"),
+    ([service(response_headers=[{"name": "X-A", "value": ""}])], "the header X-A of 'shop' must have a value, unless it is deleted"),
     ([service(request_headers=[{"name": "X-A"}])], "the header X-A of 'shop' must have a value, unless it is deleted"),
     ([service(servers=[{"name": "a", "address": "::1"}, {"name": "a", "address": "::2"}])], "servers.name of 'shop' must be different, and is 'a'"),
     (
@@ -1039,7 +1113,7 @@ def test_a_wrong_value_is_named_with_its_service_and_the_right_ones_are_not(tmp_
     usual = {"haproxy_autoscale_security_groups": ["web"], "haproxy_autoscale_stats_bind": "127.0.0.1:8404", "role_path": str(ROLE)}
     (tmp_path / "task.json").write_text(json.dumps({**task["vars"], **usual}))
     (tmp_path / "sentences.j2").write_text(
-        "{% if part == 'services' %}{{ __haproxy_autoscale_wrong_services | default('', true) }}{% else %}"
+        "{% if part == 'services' %}{{ __haproxy_autoscale_wrong_services or '' }}{% else %}"
         "{% for check in __haproxy_autoscale_wrong %}{{ check.option }} must {{ check.must }}, and is '{{ check.value }}'. {% endfor %}{% endif %}"
     )
     of_alone, *of_others = [" ".join(text.split()) for text in templated(tmp_path, tmp_path / "sentences.j2", sets, tmp_path / "task.json")]
