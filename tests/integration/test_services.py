@@ -297,6 +297,13 @@ FEATURES: dict[str, Feature] = {
         ],
         ["option forwardfor http-request set-header X-Nasty 'it'", "http-request del-header X-Gone http-response add-header Vary X-A"],
     ),
+    "a rate limit of TCP": Feature(
+        [service(mode="tcp", rate_limit={"requests": 5})],
+        [
+            "stick-table type ipv6 size 100k expire 10s store conn_rate(10s) tcp-request content track-sc2 src",
+            "tcp-request content reject if { sc_conn_rate(2) gt 5 } server",
+        ],
+    ),
     "a rate limit, peers, statistics and metrics": Feature(
         [service(rate_limit={"requests": 100, "period": "1m"})],
         [
@@ -380,6 +387,19 @@ FEATURES: dict[str, Feature] = {
             )
         ],
         ["server old 192.0.2.1:80 check weight 0 server sorry [::1]:81 check backup disabled"],
+    ),
+    "further servers that are spoken to in another way": Feature(
+        [
+            service(
+                server_tls={"verify": False},
+                send_proxy="v2",
+                servers=[{"name": "sorry", "address": "192.0.2.1", "options": "no-check no-ssl no-send-proxy-v2"}],
+            )
+        ],
+        ["server sorry 192.0.2.1:80 check ssl verify none send-proxy-v2 no-check no-ssl no-send-proxy-v2"],
+    ),
+    "certificates of clients": Feature(
+        [service(tls={**TLS, "bind": "127.0.0.1:8443 ca-file AUTHORITY verify required"})], ["127.0.0.1:8443 ca-file AUTHORITY verify required ssl crt"]
     ),
     "nothing where a value is null": Feature([{**dict.fromkeys(FIELDS), **service()}], []),
 }
@@ -582,7 +602,7 @@ def web(certificates: Certificates) -> Iterator[Web]:
 
 
 LISTENERS = [
-    *("site", "secure", "secure_tls", "modern_tls", "sealed", "forged", "unverified", "sticky", "proxied", "limited", "spare", "idle", "mixed"),
+    *("site", "secure", "secure_tls", "modern_tls", "sealed", "forged", "unverified", "sticky", "proxied", "limited", "limited_tcp", "spare", "idle", "mixed"),
     *("by_name", "hashed", "checked", "agent", "one", "hasty", "stats", "metrics", "peer"),
 ]
 
@@ -631,6 +651,7 @@ def live(ports: Mapping[str, int], web: Web) -> dict[str, Any]:
         on("sticky", cookie={"name": "SRV", "attributes": ["SameSite=Lax"]}),
         on("proxied", accept_proxy=True, send_proxy="v1"),
         on("limited", rate_limit={"requests": 5, "period": "1h"}),
+        {**on("limited_tcp", rate_limit={"requests": 5, "period": "1h"}), "mode": "tcp", "response_headers": []},
         on("spare", security_groups=["dead"], servers=[{"name": "spare", "address": address(3), "backup": True}], **quick),
         on("idle", security_groups=["api"], servers=[{"name": "spare", "address": address(1), "backup": True}]),
         on("mixed", security_groups=["web"], servers=[{"name": "further", "address": address(3)}]),
@@ -872,6 +893,13 @@ def test_statistics_want_the_password_and_metrics_are_for_prometheus(lb: Lb) -> 
     assert lb.get("metrics", "/").status == 404
 
 
+def test_who_connects_too_often_in_tcp_is_refused(lb: Lb) -> None:
+    assert [lb.get("limited_tcp").status for _number in range(5)] == [200] * 5
+    for _number in range(2):
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            lb.get("limited_tcp")
+
+
 def test_who_asks_too_often_gets_429_and_a_reload_does_not_forget_it(lb: Lb) -> None:
     """The last of what runs, because it replaces the process."""
     assert [lb.get("limited").status for _number in range(7)] == [200] * 5 + [429] * 2
@@ -983,7 +1011,6 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
         (field, value, {"mode": "tcp"}, "not be there, because its mode is tcp")
         for field, value in {
             "cookie": {"name": "a"},
-            "rate_limit": {"requests": 1},
             "forwardfor": True,
             "request_headers": [{"name": "a", "value": "b"}],
             "response_headers": [{"name": "a", "value": "b"}],
