@@ -222,14 +222,35 @@ def test_global_and_defaults_are_those_of_the_default_template(surroundings: dic
         "haproxy_autoscale_maxconn": 100,
         "haproxy_autoscale_global_lines": ["nbthread 1"],
         "haproxy_autoscale_defaults_lines": ["timeout queue 1s"],
-        "haproxy_autoscale_by_tag": {"domain": "example.com"},
+        "haproxy_autoscale_stats_bind": "127.0.0.1:9001",
+        "haproxy_autoscale_stats_user": "a b",
+        "haproxy_autoscale_stats_password": "it's # secret",
+        "haproxy_autoscale_metrics_bind": "127.0.0.1:9002",
+        "haproxy_autoscale_peers": [{"name": "lb1", "address": "127.0.0.1", "port": 9003}, {"name": "lb2", "address": "::1"}],
+        "haproxy_autoscale_local_peer": "lb1",
+        "haproxy_autoscale_by_tag": {"domain": "example.com", "bind": "127.0.0.1:9000"},
     }
 
-    def head(name: str) -> list[str]:
+    def head(name: str, first_of_services: str) -> list[str]:
         text = render(ROOT / "templates" / name, {"webheads": [app(1)]}, **more)
-        return [line for line in text[text.index("\nglobal\n") : text.index("\nfrontend ")].splitlines() if not line.strip().startswith("#")]
+        assert_no_complaint(re.sub(r"^    (user|group|chroot) .*\n", "", text, flags=re.MULTILINE))
+        lines = text[text.index("\nglobal\n") : text.index(f"\nfrontend {first_of_services}\n")].splitlines()
+        # No backend can have the names that the frontends have there.
+        return [line.replace("frontend by-tag:", "frontend ").replace("    mode http", "") for line in lines if line.strip() and line.strip()[0] != "#"]
 
-    assert head("haproxy-by-tag.cfg.j2") == head("haproxy.cfg.j2")
+    mine, usual = head("haproxy-by-tag.cfg.j2", "by-tag:http"), head("haproxy.cfg.j2", "webheads-in")
+    assert [line for line in mine if line] == [line for line in usual if line]
+    assert "    stats auth 'a b:it'\\''s # secret'" in mine
+
+
+def test_a_line_that_is_no_list_is_one_line(by_tag: Render) -> None:
+    more = {f"haproxy_autoscale_{name}_lines": line for name, line in [("global", "nbthread 1"), ("defaults", "timeout queue 1s"), ("extra", "backend more")]}
+    text = by_tag(app(1), frontend_lines="no log", backend_lines="http-reuse safe", more=more)
+    assert [
+        line for line in ["    nbthread 1", "    timeout queue 1s", "backend more", "    no log", "    http-reuse safe"] if line not in text.splitlines()
+    ] == []
+    # And the name of a section in it is taken.
+    assert warnings(by_tag(app(1), app(2, "more"), more=more)) == [f"left out: {named(2)}: a section of haproxy_autoscale_extra_lines has its name more"]
 
 
 def test_other_tags_can_say_application_and_port(by_tag: Render) -> None:
@@ -239,12 +260,19 @@ def test_other_tags_can_say_application_and_port(by_tag: Render) -> None:
 
 
 def test_without_a_domain_or_a_usable_instance_there_is_no_text(by_tag: Render) -> None:
-    for domain in ["", "example.com }", "*.example.com"]:
+    for domain in ["", None, "example.com\n", "example.com }", "*.example.com"]:
         with pytest.raises(AnsibleError, match=r"haproxy_autoscale_by_tag\.domain must be a domain such as example\.com"):
             by_tag(app(1), domain=domain)
     with pytest.raises(AnsibleError, match=f"no instance has usable tags. left out: {named(1)}: AppPort must be .*; {named(2)}: no tags AppName, AppPort"):
         by_tag(app(1, port="x"), one(2))
     assert backends(by_tag(one(2), more={"haproxy_autoscale_minimum_instances": 0})) == {}
+    with pytest.raises(AnsibleError, match=r"haproxy_autoscale_by_tag\.check_path must begin with / and have no spaces, and is "):
+        by_tag(app(1), check_path="health")
+
+
+def test_a_key_that_is_null_is_as_if_it_were_not_there(by_tag: Render) -> None:
+    keys = [key for key in SPECIFICATION["haproxy_autoscale_by_tag"]["options"] if key != "domain"]
+    assert by_tag(app(1), **dict.fromkeys(keys)) == by_tag(app(1))
 
 
 def test_the_gallery_has_each_key_with_its_default() -> None:
