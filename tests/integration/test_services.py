@@ -186,7 +186,7 @@ FEATURES: dict[str, Feature] = {
     ),
     "an instance that is also in a backup group is no backup": Feature(
         [service(backup_security_groups=["api"])],
-        [f"server {instance_id(2)} {address(2)}:80 check server {instance_id(3)} {address(3)}:80 check backup"],
+        ["balance roundrobin option allbackups server", f"server {instance_id(2)} {address(2)}:80 check server {instance_id(3)} {address(3)}:80 check backup"],
     ),
     "TLS": Feature(
         [service(tls=TLS)],
@@ -309,7 +309,9 @@ FEATURES: dict[str, Feature] = {
         [
             "stick-table type ipv6 size 100k expire 1m store http_req_rate(1m) peers balancers",
             "stats auth 'a b:c # d'",
-            "peers balancers peer lb1 127.0.0.1:10240 peer lb2 [::1]:1024",
+            "auth 'a b:c # d' http-request deny unless { src 127.0.0.1 } frontend metrics",
+            "return status 404 if { src 192.0.2.1 } http-request use-service",
+            "peers balancers peer lb1 127.0.0.1:10240 peer lb2 [::1]:1024 table t type ip size 1k",
         ],
         {
             "haproxy_autoscale_local_peer": "lb1",
@@ -318,6 +320,9 @@ FEATURES: dict[str, Feature] = {
             "haproxy_autoscale_stats_bind": "127.0.0.1:8404",
             "haproxy_autoscale_stats_user": "a b",
             "haproxy_autoscale_stats_password": "c # d",
+            "haproxy_autoscale_stats_lines": ["http-request deny unless { src 127.0.0.1 }"],
+            "haproxy_autoscale_metrics_lines": ["http-request return status 404 if { src 192.0.2.1 }"],
+            "haproxy_autoscale_peers_lines": ["table t type ip size 1k"],
         },
     ),
     "a line that is no list": Feature(
@@ -602,7 +607,23 @@ def web(certificates: Certificates) -> Iterator[Web]:
 
 
 LISTENERS = [
-    *("site", "secure", "secure_tls", "modern_tls", "sealed", "forged", "unverified", "sticky", "proxied", "limited", "limited_tcp", "spare", "idle", "mixed"),
+    *(
+        "site",
+        "secure",
+        "secure_tls",
+        "modern_tls",
+        "sealed",
+        "forged",
+        "unverified",
+        "sticky",
+        "proxied",
+        "limited",
+        "limited_tcp",
+        "spare",
+        "spares",
+        "idle",
+        "mixed",
+    ),
     *("by_name", "hashed", "checked", "agent", "one", "hasty", "stats", "metrics", "peer"),
 ]
 
@@ -653,6 +674,7 @@ def live(ports: Mapping[str, int], web: Web) -> dict[str, Any]:
         on("limited", rate_limit={"requests": 5, "period": "1h"}),
         {**on("limited_tcp", rate_limit={"requests": 5, "period": "1h"}), "mode": "tcp", "response_headers": []},
         on("spare", security_groups=["dead"], servers=[{"name": "spare", "address": address(3), "backup": True}], **quick),
+        on("spares", security_groups=["dead"], backup_security_groups=["web"], **quick),
         on("idle", security_groups=["api"], servers=[{"name": "spare", "address": address(1), "backup": True}]),
         on("mixed", security_groups=["web"], servers=[{"name": "further", "address": address(3)}]),
         {
@@ -827,6 +849,8 @@ def test_the_proxy_protocol_is_taken_and_handed_on(lb: Lb) -> None:
 
 def test_backup_servers_serve_when_the_others_are_down_and_not_before(lb: Lb) -> None:
     assert lb.until_reached("spare", 3)
+    # All instances of a group, where HAProxy by itself takes the first backup server alone.
+    assert lb.until_reached("spares", 1, 2)
     assert lb.reached("idle") == {address(2), address(3)}
 
 

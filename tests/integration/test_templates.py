@@ -228,6 +228,9 @@ def test_global_and_defaults_are_those_of_the_default_template(surroundings: dic
         "haproxy_autoscale_metrics_bind": "127.0.0.1:9002",
         "haproxy_autoscale_peers": [{"name": "lb1", "address": "127.0.0.1", "port": 9003}, {"name": "lb2", "address": "::1"}],
         "haproxy_autoscale_local_peer": "lb1",
+        "haproxy_autoscale_stats_lines": ["http-request deny unless { src 127.0.0.1 }"],
+        "haproxy_autoscale_metrics_lines": "http-request deny unless { src 127.0.0.1 }",
+        "haproxy_autoscale_peers_lines": ["table t type ip size 1k"],
         "haproxy_autoscale_by_tag": {"domain": "example.com", "bind": "127.0.0.1:9000"},
     }
 
