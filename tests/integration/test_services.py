@@ -980,6 +980,7 @@ WRONG: list[tuple[str, Any, dict[str, Any], str]] = [
     ("agent_interval", "5s", {}, "have an agent_port with it"),
     ("agent_interval", "soon", {"agent_port": 1}, "be a time with its unit, such as"),
     ("compression_types", ["html"], {}, "be media types"),
+    ("compression_types", [], {"compression": True}, "name a media type"),
     ("error_files", {"999": "/x.http"}, {}, "be absolute paths without spaces, of statuses that HAProxy answers with, and is '999: /x.http'"),
     ("error_files", {"503": "x.http"}, {}, "be absolute paths"),
     ("server_tls", {}, {}, "have a ca_file of your own, sni or verify_host"),

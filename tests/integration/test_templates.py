@@ -348,7 +348,7 @@ def test_the_gallery_is_what_the_templates_give() -> None:
     page = gallery.PAGE.read_text()
     assert page == gallery.rendered(page), "make gallery"
     shown = {name for name, _text in gallery.results(page)}
-    assert {str(path.relative_to(ROOT)) for path in (ROOT / "templates").glob("*.cfg.j2")} <= shown
+    assert {str(path.relative_to(ROOT)) for folder in ("templates", "docs/examples") for path in (ROOT / folder).glob("*.cfg.j2")} <= shown
 
 
 def test_haproxy_takes_each_text_of_the_gallery(tmp_path: Path) -> None:
