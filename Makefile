@@ -12,7 +12,7 @@ pytest := $(bin)/python -m pytest $(ARGS)
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-setup: ## A virtual environment in .venv, HAProxy if it is missing, a second ansible-core: all that the tests need
+setup: ## A virtual environment in .venv, HAProxy if it is missing, further ansible-cores: all that the tests need
 	@tests/setup.sh test
 
 haproxy: setup ## Further HAProxy versions for the tests, in .cache/haproxy
@@ -33,7 +33,7 @@ test-unit: setup ## The tests without processes and network
 test-integration: setup ## The tests with a real HAProxy and an EC2 endpoint on loopback
 	@$(pytest) --numprocesses 2 tests/integration
 
-test-packaging: setup ## The ways to run it (checkout, ansible-pull, installed collection, roles_path) on each ansible-core
+test-packaging: setup ## The ways to run it (checkout, ansible-pull, ansible-runner, roles_path, collection) on each ansible-core
 	@$(pytest) tests/integration/test_packaging.py
 
 test-molecule: setup ## The molecule scenarios

@@ -15,7 +15,7 @@ fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 # Pythons of this machine, by command and from pyenv (whose shims are found on the PATH too, but run only where that version is switched on).
 pythons() {
     local path
-    for path in python3 python3.14 python3.13 python3.12 python3.11; do command -v "$path" || true; done
+    for path in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do command -v "$path" || true; done
     for path in "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3; do [ ! -x "$path" ] || printf '%s\n' "$path"; done
 }
 
@@ -126,6 +126,7 @@ requirements=tests/requirements.txt
 if [ "$what" = demo ] && ! grep -qsx "$requirements" .venv/.installed; then requirements=tests/requirements-demo.txt; fi
 environment .venv "$python" -r "$requirements" || fail "$requirements could not be installed, see above."
 if [ "$what" = test ]; then
+    further_core 2.16 3.10 3.12
     further_core 2.19 3.11 3.13
     further_core 2.21 3.12 3.14
     tests/support/haproxy_versions

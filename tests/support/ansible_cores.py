@@ -11,7 +11,7 @@ from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
 
-WANTED = ("2.19", "2.21")
+WANTED = ("2.16", "2.19", "2.21")
 
 
 def _version_of(bin_dir: Path) -> str | None:
