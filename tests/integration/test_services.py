@@ -27,6 +27,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
+from ansible.errors import AnsibleError
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from balancer import ROOT, Balancer, ask, free_port
 from cryptography import x509
@@ -1180,6 +1181,17 @@ def test_a_wrong_value_is_named_with_its_service_and_the_right_ones_are_not(tmp_
     for (name, _value, must), text in zip(WRONG_VARIABLES, of_variables, strict=True):
         assert text.startswith(f"{name} must {must}"), text
         assert text.count(" must ") == 1, text
+
+
+def test_when_the_sentences_cannot_be_made_nothing_passes(tmp_path: Path) -> None:
+    task = yaml.safe_load((ROLE / "tasks" / "preflight.yml").read_text())[0]
+    template = tmp_path / "task.j2"
+    for text in (task["ansible.builtin.fail"]["msg"], f"{{{{ {task['when']} }}}}"):
+        assert "__haproxy_autoscale_wrong_services" in text
+        for sentences, raises in [("''", contextlib.nullcontext()), ("{}.missing", pytest.raises(AnsibleError))]:
+            template.write_text(f"{{% set __haproxy_autoscale_wrong = [] %}}{{% set __haproxy_autoscale_wrong_services = {sentences} %}}{text}")
+            with raises:
+                render(template, {}, haproxy_autoscale_services=[service()])
 
 
 @pytest.mark.parametrize(
