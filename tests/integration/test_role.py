@@ -249,6 +249,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("confirm_runs", 1, "haproxy_autoscale_confirm_runs must be 0 (never) or at least 2"),
     ("reload_interval", -1, "haproxy_autoscale_reload_interval"),
     ("maximum_old_workers", -1, "haproxy_autoscale_maximum_old_workers"),
+    ("stats_user", "ops:x", "haproxy_autoscale_stats_user must be one line, without the colon"),
     ("config_files", ["/etc/other.cfg"], "haproxy_autoscale_config_files"),
     ("security_groups", ["sg-xyz"], "sg-xyz"),
     ("services", [{"name": "a b", "security_groups": ["webheads"]}], "haproxy_autoscale_services"),
