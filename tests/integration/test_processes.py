@@ -18,6 +18,7 @@ from backends import Backends
 from balancer import ROOT, Balancer, Run, free_port
 from ec2_endpoint import Ec2Endpoint, error, instance, interface, security_group
 from haproxy_binaries import binaries
+from rendering import words
 from stage import address, instance_id
 
 ROLE = ROOT / "roles" / "haproxy_autoscale"
@@ -259,11 +260,59 @@ def test_without_aws_each_is_left_as_it_is_or_started_on_its_last_good_file(host
         assert re.search(rf"{kind}: .*Unavailable", done.output), done.output
 
 
+def test_two_processes_never_share_a_port(host: Host) -> None:
+    """HAProxy would take it, and each serve a part of the clients."""
+    host.launch(public=[1], internal=[4])
+    host.others["the_port_of_internal"] = host.processes["public"].port
+    done = host.play(a_list)
+    assert done.status != 0
+    assert f"internal: Refused: it would listen on 127.0.0.1:{host.processes['public'].port}, as another entry" in done.text
+    assert not host.processes["internal"].config.exists()
+    assert host.processes["public"].reached() == {address(1)}
+
+
+def test_a_template_that_fails_once_brings_no_process_the_text_of_another(host: Host) -> None:
+    host.launch(public=[1], internal=[4])
+    again = host.folder / "again"
+    once = f"{{{{ lookup('ansible.builtin.pipe', 'test -e {again} || {{ touch {again}; false; }}') }}}}"
+    (host.folder / "own.cfg.j2").write_text(OWN + "# " + once)
+    done = host.play(a_list)
+    assert again.exists()
+    assert done.status != 0
+    assert not host.processes["internal"].config.exists()
+    assert host.processes["public"].reached() == {address(1)}
+
+
+def test_two_hosts_have_each_their_own_list(host: Host) -> None:
+    """And from their variables, where ansible-core 2.16 does not look for what a static task needs."""
+    host.launch(public=[1], internal=[4])
+    lists = {"one": [host.entries["public"]], "two": [host.entries["internal"]]}
+    inventory = host.folder / "two.yml"
+    hosts = {name: {"mine": mine, "ansible_connection": "local"} for name, mine in lists.items()}
+    inventory.write_text(json.dumps({"all": {"hosts": hosts}}))
+
+    def mine(_host: Host) -> dict[str, Any]:
+        return {"hosts": "one,two", "roles": [{"role": "haproxy_autoscale", "vars": {"haproxy_autoscale_processes": "{{ mine }}"}}]}
+
+    core = min(ansible_cores.cores(), key=lambda version: [int(part) for part in version.split(".")])
+    done = host.play(mine, "-i", str(inventory), ansible=str(ansible_cores.cores()[core] / "ansible-playbook"))
+    assert done.status == 0, done.output
+    assert host.serves()
+
+
 def wrong(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[list[dict[str, Any]], str]]:
     """A list, and what must be said of it."""
     one, other = (dict(entry) for entry in entries.values())
-    for kind in ("name", "config_path", "pid_file", "stats_socket"):
-        yield [one, {**other, kind: one[kind]}], f"haproxy_autoscale_processes: {kind} must be different in each entry, and is '{one[kind]}' more than once."
+    yield [one, {**other, "name": "public"}], "haproxy_autoscale_processes: name must be different in each entry, and is 'public' more than once."
+    for kind, path in [
+        ("config_path", one["config_path"]),
+        ("pid_file", one["pid_file"].replace("/", "//")),
+        ("master_socket", one["master_socket"]),
+        ("stats_socket", one["master_socket"]),
+    ]:
+        yield [one, {**other, kind: path}], f"{kind} of 'internal' must be different from every other path of these, and is '{path}'."
+    both = [{**one, "service_name": "haproxy"}, {**other, "service_name": "haproxy"}]
+    yield both, "haproxy_autoscale_processes: service_name must be different in each entry, and is 'haproxy' more than once."
     yield [one, {**other, "reload_timeout": 0}], "Process 'internal': haproxy_autoscale_reload_timeout must be at least 1 second, and is '0'."
     yield [one, {**other, "reload_methode": "pid"}], "reload_methode"
     yield [{**one, "services": [{"name": "webheads", "security_groups": ["webheads"], "port": 0}]}, other], "port of 'webheads' must be 1 to 65535"
@@ -297,6 +346,30 @@ def test_no_password_of_a_process_is_shown(host: Host) -> None:
     assert "marker-stats-password" not in done.output
     # The other one's difference is shown.
     assert "It was given apis." in done.output
+
+
+@pytest.mark.parametrize(
+    ("entry", "paths"),
+    [
+        ({"name": "haproxy"}, ["/etc/haproxy/haproxy.cfg", "/run/haproxy.pid", "/run/haproxy-master.sock", "/run/haproxy/admin.sock", "haproxy"]),
+        ({"name": 8080}, ["/etc/haproxy/8080.cfg", "/run/haproxy-8080.pid", "/run/haproxy-8080-master.sock", "/run/haproxy/8080.sock", ""]),
+        (
+            {"name": "a", "config_path": "/etc/haproxy/haproxy.cfg", "pid_file": None, "master_socket": ""},
+            ["/etc/haproxy/haproxy.cfg", "/run/haproxy-a.pid", "", "/run/haproxy/a.sock", "haproxy"],
+        ),
+    ],
+)
+def test_what_an_entry_does_not_say_follows_from_its_name(entry: dict[str, Any], paths: list[str]) -> None:
+    keys = ["config_path", "pid_file", "master_socket", "stats_socket", "service_name"]
+    template = (
+        "{{ __haproxy_autoscale_own.name }} {{ __haproxy_autoscale_own.name is string }} {{ "
+        + " ~ ' ' ~ ".join(f"__haproxy_autoscale_own.{key}" for key in keys)
+        + " }}"
+    )
+    defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
+    shared = {name.removeprefix("haproxy_autoscale_"): value for name, value in defaults.items()} | {"service_name": "haproxy", "diff": True}
+    said = words(template, __haproxy_autoscale_entry=entry, __haproxy_autoscale_shared=shared)
+    assert said == " ".join([str(entry["name"]), "True", *paths])
 
 
 def test_an_entry_can_say_all_that_the_role_can_but_how_aws_is_asked() -> None:

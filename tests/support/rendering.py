@@ -13,7 +13,7 @@ from typing import Any
 
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import init_plugin_loader, lookup_loader
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 from balancer import ROOT
 
 ROLE = ROOT / "roles" / "haproxy_autoscale"
@@ -50,6 +50,12 @@ def render(template: Path, instances: Mapping[str, Sequence[Mapping[str, Any]]],
     templar = Templar(loader=_loader(), variables=values)
     (text,) = lookup_loader.get("ansible.builtin.template", loader=_loader(), templar=templar).run([str(template)], values)
     return str(text)
+
+
+def words(template: str, **variables: Any) -> str:
+    """What a text of the role's own gives, with its defaults and variables around it."""
+    templar = Templar(loader=_loader(), variables={**_of_role("defaults/main.yml", "vars/main.yml"), "role_path": str(ROLE), **variables})
+    return str(templar.template(trust_as_template(template)))
 
 
 def judged(binary: str, text: str) -> tuple[int, str]:
