@@ -261,7 +261,7 @@ def test_a_template_that_renders_no_backend_is_refused(stage: Scene) -> None:
     template(stage, "")
     stage.begin(1, 2)
     frontend = f"frontend webheads-in\n    mode http\n    timeout client 1s\n    bind 127.0.0.1:{stage.balancer.port}\n"
-    own = template(stage, OURS.split("{% for service in")[0] + frontend)
+    own = template(stage, OURS.split("{% for given in __haproxy_autoscale_services")[0] + frontend)
     with nothing_happens(stage):
         assert refused(
             stage.run(haproxy_autoscale_template=own),
