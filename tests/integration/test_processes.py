@@ -206,6 +206,11 @@ def test_a_change_in_one_reloads_that_one_only_in_every_way_of_including_the_rol
     assert host.workers() == before
 
 
+def last_words(done: Run) -> str:
+    """What a run that failed says at its end."""
+    return [line for line in done.output.splitlines() if line.startswith(("fatal:", "[ERROR]"))][-1]
+
+
 def test_what_one_process_is_refused_for_holds_no_other_back(host: Host) -> None:
     host.launch(public=[1, 2, 3], internal=[4])
     assert host.play(a_list).status == 0
@@ -224,7 +229,7 @@ def test_what_one_process_is_refused_for_holds_no_other_back(host: Host) -> None
     assert host.worker("internal") != before["internal"]
     host.members["public"] = [1, 2, 3]
     assert host.serves()
-    last = [line for line in done.output.splitlines() if line.startswith(("fatal:", "[ERROR]"))][-1]
+    last = last_words(done)
     assert "public: Refused: backend webheads" in last
     assert "internal" not in last
 
@@ -241,7 +246,7 @@ def test_a_reload_that_fails_in_one_process_holds_no_other_back(host: Host) -> N
     assert host.worker("internal") != before["internal"], done.output
     host.members["public"] = [1]
     assert host.serves()
-    last = [line for line in done.output.splitlines() if line.startswith(("fatal:", "[ERROR]"))][-1]
+    last = last_words(done)
     assert "public: " in last
     assert "internal" not in last
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import inspect
 import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -27,20 +26,19 @@ def _loader() -> DataLoader:
     return DataLoader()
 
 
-def _of_role(*files: str) -> dict[str, Any]:
-    # From 2.19 on only what is trusted is a template.
-    trust = {"trusted_as_template": True} if "trusted_as_template" in inspect.signature(DataLoader.load_from_file).parameters else {}
-    found: dict[str, Any] = {}
-    for file in files:
-        found.update(_loader().load_from_file(str(ROLE / file), **trust))
+@cache
+def _of_role() -> dict[str, Any]:
+    """The role's defaults and variables, and where it lies."""
+    found: dict[str, Any] = {"role_path": str(ROLE)}
+    for file in ("defaults/main.yml", "vars/main.yml"):
+        found.update(_loader().load_from_file(str(ROLE / file), trusted_as_template=True))
     return found
 
 
 def render(template: Path, instances: Mapping[str, Sequence[Mapping[str, Any]]], **variables: Any) -> str:
     """The text that the role would write; a failure is Ansible's own exception."""
     values = {
-        **_of_role("defaults/main.yml", "vars/main.yml"),
-        "role_path": str(ROLE),
+        **_of_role(),
         "playbook_dir": str(template.parent),
         "ansible_search_path": [*SEARCH_PATH, str(template.parent)],
         "haproxy_autoscale_security_groups": list(instances),
@@ -54,8 +52,7 @@ def render(template: Path, instances: Mapping[str, Sequence[Mapping[str, Any]]],
 
 def words(template: str, **variables: Any) -> str:
     """What a text of the role's own gives, with its defaults and variables around it."""
-    templar = Templar(loader=_loader(), variables={**_of_role("defaults/main.yml", "vars/main.yml"), "role_path": str(ROLE), **variables})
-    return str(templar.template(trust_as_template(template)))
+    return str(Templar(loader=_loader(), variables={**_of_role(), **variables}).template(trust_as_template(template)))
 
 
 def judged(binary: str, text: str) -> tuple[int, str]:
