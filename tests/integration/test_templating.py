@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -129,6 +130,8 @@ def rendered(folder: Path, name: str, template: Path, sets: Sequence[dict[str, A
         (folder / f"{name}-{number}.json").write_text(json.dumps(part))
     # Translated once for all sets of a part.
     (folder / f"{name}.cfg.j2").write_text(template.read_text())
+    # The role's templates are found from everywhere in it; here they are beside.
+    shutil.copy(ROOT / "templates" / "haproxy-macros.j2", folder)
     (folder / f"{name}.j2").write_text(f"{{% for instances in sets %}}{{% include '{name}.cfg.j2' %}}{SEPARATOR}\n{{% endfor %}}")
     playbook = folder / f"{name}.yml"
     playbook.write_text(
