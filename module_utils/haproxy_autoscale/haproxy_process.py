@@ -119,16 +119,29 @@ def _read(path: str) -> str:
         return handle.read()
 
 
+# How long a process may have no arguments while it executes a program anew, in seconds; it is milliseconds.
+_EXECUTING = 1.0
+
+
 def _read_entry(pid: int) -> _Entry | None:
-    """The /proc entry of a living HAProxy process, or None: gone, a zombie, or another program (proc(5))."""
-    try:
-        stat = _read(f"/proc/{pid}/stat")
-        # The program's name stands in parentheses and may hold any character, so the fields are counted behind it.
-        name = stat[stat.index("(") + 1 : stat.rindex(")")]
-        fields = stat[stat.rindex(")") + 2 :].split()
-        arguments = _read(f"/proc/{pid}/cmdline").split("\0")[:-1]
-    except (OSError, ValueError):
-        return None
+    """The /proc entry of a living HAProxy process, or None: gone, a zombie, or another program (proc(5)).
+
+    A master executes its program anew at each reload, also at one that fails, and has no arguments for a moment. Passed over,
+    its worker would be taken for the main process.
+    """
+    deadline = time.monotonic() + _EXECUTING
+    while True:
+        try:
+            stat = _read(f"/proc/{pid}/stat")
+            # The program's name stands in parentheses and may hold any character, so the fields are counted behind it.
+            name = stat[stat.index("(") + 1 : stat.rindex(")")]
+            fields = stat[stat.rindex(")") + 2 :].split()
+            arguments = _read(f"/proc/{pid}/cmdline").split("\0")[:-1]
+        except (OSError, ValueError):
+            return None
+        if arguments or fields[0] in "ZX" or not name.startswith("haproxy") or time.monotonic() >= deadline:
+            break
+        time.sleep(0.001)
     if fields[0] in "ZX" or not arguments:
         return None
     if not (name.startswith("haproxy") or os.path.basename(arguments[0]).startswith("haproxy")):

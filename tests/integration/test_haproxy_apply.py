@@ -179,6 +179,20 @@ def test_a_service_that_nobody_knows_is_named(balancer: Balancer, web: Backends)
         do(balancer, "service")
 
 
+def test_a_process_that_executes_its_program_anew_is_found_all_the_same(tmp_path: Path) -> None:
+    """As a master does at each reload; while it does, the kernel shows no arguments of it."""
+    program = tmp_path / "haproxy"
+    program.write_text('#!/bin/sh\nexec "$0" "$@"\n')
+    program.chmod(0o755)
+    process = subprocess.Popen([str(program), "-f", str(tmp_path / "haproxy.cfg")])
+    try:
+        looks = [haproxy_process.find(str(tmp_path / "haproxy.cfg"), "") for _look in range(300)]
+    finally:
+        process.kill()
+        process.wait()
+    assert [found.pid if found else None for found in looks] == [process.pid] * 300
+
+
 # An address that is not on this host passes `haproxy -c`, and no listener can be made of it.
 UNBINDABLE = "192.0.2.1:80"
 
