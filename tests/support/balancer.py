@@ -27,11 +27,12 @@ def free_port(host: str = "127.0.0.1") -> int:
     """A TCP port that nobody listens on just now. Each of the processes that share the tests has ports of its own, and they are none that
     the kernel gives to a connection: between this look and the listening somebody else would take one."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
-    while True:
-        port = 20000 + 1500 * worker + random.randrange(1500)
+    first = 20000 + 1500 * worker
+    for port in random.sample(range(first, first + 1500), 1500):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
             return port
+    raise AssertionError(f"no port from {first} on can be had on {host}")
 
 
 def ask(path: Path | str, command: str) -> str:
