@@ -1,0 +1,697 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Say how a running HAProxy gets from one configuration to another: by commands at runtime, or by a reload.
+
+Pure functions over the two texts. Commands are the answer only where they leave the process in the very state that a
+reload would: nothing but `server` lines of `backend` and `listen` sections differs, and each keyword involved is one
+that this version's runtime API reproduces (`KEYWORDS`). Whatever is not known to be so is a reload, with the reason.
+
+Sources are named as in the other modules: the Configuration Manual by its section, the Management Guide by its
+command, and "measured" for what was seen on 2.6, 3.0 and 3.2.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from .haproxy_config import SECTIONS, split_line
+
+# Of the Management Guide, "add server": the list of the supported keywords of 2.6.
+MANUAL = "manual"
+MEASURED = "measured"
+
+# The first version whose `add server` and `del server` need no experimental mode (measured on 2.6; 2.4 and 2.5 want it).
+OLDEST = (2, 6)
+
+
+class Keyword(NamedTuple):
+    """How a keyword of a `server` line behaves at runtime.
+
+    `values` is how many words follow it. `since` is the first version whose `add server` reproduces it; None: none does,
+    or it is not known. `fixed` says that a server with it is tied to more than itself: it is not removed, moved or weighed
+    at runtime. `undoes` names the keyword that this one takes back; it is itself not written into a command, because an
+    added server starts without anything (Management Guide, "add server": nothing comes from `default-server`).
+    `file` marks a value that is the path of a file: HAProxy opens files at its start only, so another server of
+    the configuration in force has to have it already. `settable` is the command that changes it on a server that stays.
+    """
+
+    values: int
+    since: tuple[int, int] | None
+    source: str = MANUAL
+    fixed: bool = False
+    undoes: str = ""
+    file: bool = False
+    settable: str = ""
+
+
+def _undo(keyword: str) -> Keyword:
+    return Keyword(0, OLDEST, undoes=keyword)
+
+
+# Configuration Manual 5.2, each keyword with what `add server` makes of it.
+KEYWORDS: dict[str, Keyword] = {
+    "addr": Keyword(1, OLDEST),
+    # An agent changes weight and state by itself, and has to be stopped before the server can go ("add server").
+    "agent-addr": Keyword(1, None, fixed=True),
+    "agent-check": Keyword(0, None, fixed=True),
+    "agent-inter": Keyword(1, None, fixed=True),
+    "agent-port": Keyword(1, None, fixed=True),
+    "agent-send": Keyword(1, None, fixed=True),
+    "allow-0rtt": Keyword(0, OLDEST),
+    "alpn": Keyword(1, OLDEST),
+    "backup": Keyword(0, OLDEST),
+    "ca-file": Keyword(1, OLDEST, file=True),
+    "check": Keyword(0, OLDEST),
+    "check-alpn": Keyword(1, OLDEST),
+    "check-proto": Keyword(1, OLDEST),
+    "check-send-proxy": Keyword(0, OLDEST),
+    "check-sni": Keyword(1, OLDEST),
+    "check-ssl": Keyword(0, OLDEST),
+    "check-via-socks4": Keyword(0, OLDEST),
+    "ciphers": Keyword(1, OLDEST),
+    "ciphersuites": Keyword(1, OLDEST),
+    # Measured: "'cookie' option is not accepted for dynamic server" on 2.6.
+    "cookie": Keyword(1, (3, 0), MEASURED),
+    "crl-file": Keyword(1, OLDEST, file=True),
+    "crt": Keyword(1, OLDEST, file=True),
+    # An added server is in maintenance as by a person, one of the file by its configuration.
+    "disabled": Keyword(0, None),
+    "downinter": Keyword(1, OLDEST),
+    # Measured: refused by 3.0 and 3.2. So it is never written, only taken into account.
+    "enabled": _undo("disabled"),
+    "error-limit": Keyword(1, OLDEST),
+    "fall": Keyword(1, OLDEST),
+    "fastinter": Keyword(1, OLDEST),
+    "force-sslv3": Keyword(0, OLDEST),
+    "force-tlsv10": Keyword(0, OLDEST),
+    "force-tlsv11": Keyword(0, OLDEST),
+    "force-tlsv12": Keyword(0, OLDEST),
+    "force-tlsv13": Keyword(0, OLDEST),
+    "guid": Keyword(1, (3, 0), MEASURED),
+    "hash-key": Keyword(1, (3, 0), MEASURED),
+    "id": Keyword(1, OLDEST),
+    "init-addr": Keyword(1, None, MEASURED, fixed=True),
+    "init-state": Keyword(1, None),
+    "inter": Keyword(1, OLDEST),
+    "interface": Keyword(1, None),
+    "log-proto": Keyword(1, None),
+    "max-reuse": Keyword(1, None),
+    "maxconn": Keyword(1, OLDEST, settable="set maxconn server {place} {value}"),
+    "maxqueue": Keyword(1, OLDEST),
+    "minconn": Keyword(1, OLDEST),
+    "namespace": Keyword(1, None, MEASURED),
+    "no-agent-check": _undo("agent-check"),
+    "no-backup": _undo("backup"),
+    "no-check": _undo("check"),
+    "no-check-ssl": _undo("check-ssl"),
+    "no-send-proxy": _undo("send-proxy"),
+    "no-send-proxy-v2": _undo("send-proxy-v2"),
+    "no-send-proxy-v2-ssl": _undo("send-proxy-v2-ssl"),
+    "no-send-proxy-v2-ssl-cn": _undo("send-proxy-v2-ssl-cn"),
+    "no-ssl": _undo("ssl"),
+    "no-ssl-reuse": Keyword(0, OLDEST),
+    "no-sslv3": Keyword(0, OLDEST),
+    "no-tfo": _undo("tfo"),
+    "no-tls-tickets": Keyword(0, OLDEST),
+    "no-tlsv10": Keyword(0, OLDEST),
+    "no-tlsv11": Keyword(0, OLDEST),
+    "no-tlsv12": Keyword(0, OLDEST),
+    "no-tlsv13": Keyword(0, OLDEST),
+    "no-verifyhost": _undo("verifyhost"),
+    "non-stick": Keyword(0, None),
+    "npn": Keyword(1, OLDEST),
+    "observe": Keyword(1, OLDEST),
+    "on-error": Keyword(1, OLDEST),
+    "on-marked-down": Keyword(1, OLDEST),
+    "on-marked-up": Keyword(1, OLDEST),
+    "pool-low-conn": Keyword(1, OLDEST),
+    "pool-max-conn": Keyword(1, OLDEST),
+    "pool-purge-delay": Keyword(1, OLDEST),
+    "port": Keyword(1, OLDEST),
+    "proto": Keyword(1, OLDEST),
+    "proxy-v2-options": Keyword(1, OLDEST),
+    "redir": Keyword(1, None, MEASURED),
+    "resolve-net": Keyword(1, None, fixed=True),
+    "resolve-opts": Keyword(1, None, fixed=True),
+    "resolve-prefer": Keyword(1, None, MEASURED, fixed=True),
+    "resolvers": Keyword(1, None, MEASURED, fixed=True),
+    "rise": Keyword(1, OLDEST),
+    "send-proxy": Keyword(0, OLDEST),
+    "send-proxy-v2": Keyword(0, OLDEST),
+    "send-proxy-v2-ssl": Keyword(0, OLDEST),
+    "send-proxy-v2-ssl-cn": Keyword(0, OLDEST),
+    # "The slowstart never applies when HAProxy starts" (5.2): what a reload would do is not what an added server does.
+    "slowstart": Keyword(1, None),
+    "sni": Keyword(1, OLDEST),
+    "socks4": Keyword(1, None),
+    "source": Keyword(1, OLDEST),
+    "ssl": Keyword(0, OLDEST),
+    "ssl-max-ver": Keyword(1, OLDEST),
+    "ssl-min-ver": Keyword(1, OLDEST),
+    "ssl-reuse": _undo("no-ssl-reuse"),
+    "stick": _undo("non-stick"),
+    "strict-maxconn": Keyword(0, None, MEASURED),
+    "tcp-ut": Keyword(1, None),
+    "tfo": Keyword(0, OLDEST),
+    "tls-tickets": _undo("no-tls-tickets"),
+    # It follows the state of another server, which cannot be an added one ("add server").
+    "track": Keyword(1, None, fixed=True),
+    "usesrc": Keyword(1, None),
+    "verify": Keyword(1, OLDEST),
+    "verifyhost": Keyword(1, OLDEST),
+    "weight": Keyword(1, OLDEST, settable="set server {place} weight {value}"),
+    "ws": Keyword(1, OLDEST),
+}
+
+# What these have when they do not stand on the line (5.2).
+DEFAULTS = {"weight": "1", "maxconn": "0"}
+
+# Lines of a backend, or of the `defaults` above it, with which its servers are not changed at runtime, by their first
+# words, with the reason.
+FORBIDDING = {
+    "dispatch": "there is no balance algorithm",
+    "disabled": "the section is disabled",
+    "email-alert": "it has not been measured with added servers",
+    "external-check": "it has not been measured with added servers",
+    "http-send-name-header": "it has not been measured with added servers",
+    "option external-check": "it has not been measured with added servers",
+    "option transparent": "there is no balance algorithm",
+    "server-template": "its servers are numbered among the others",
+    "use-fcgi-app": "it has not been measured with added servers",
+}
+
+# Measured: `add server` is refused with static-rr and with a map-based hash, which is the default of `hash-type` (4.2).
+DYNAMIC = frozenset(["roundrobin", "leastconn", "first", "random"])
+HASHES = frozenset(["source", "uri", "url_param", "hdr", "rdp-cookie", "hash"])
+
+
+class Capabilities(NamedTuple):
+    """What the process lets us do: `admin` is whether a socket of level admin answers, `buffer` its `tune.bufsize`, which
+    a line of commands has to fit into (Management Guide 9.3)."""
+
+    admin: bool = True
+    buffer: int = 16384
+
+
+class Command(NamedTuple):
+    """One command, and the pattern that the whole of its answer has to match. Anything else is a failure."""
+
+    text: str
+    answer: str = ""
+
+
+class Step(NamedTuple):
+    """One thing to do. `commands` go to HAProxy together, on one line. Those that wait have none: `action` says for what,
+    "wait for checks" for the first passed check of one of the backend's newcomers, "wait until idle" for the requests of the
+    servers that were drained or put in maintenance in the steps before. Both have to be bounded."""
+
+    action: str
+    backend: str = ""
+    server: str = ""
+    commands: tuple[Command, ...] = ()
+
+
+class Plan(NamedTuple):
+    """The way from one configuration to the other: `steps` in their order, or, with a `reload`, its reason in words. Neither
+    is there when nothing has to be done."""
+
+    steps: list[Step]
+    reload: str = ""
+
+
+class _Reload(Exception):
+    """It takes a reload; the message is the reason."""
+
+
+class _Server(NamedTuple):
+    """A `server` line: `words` are those of `default-server` that hold where it stands, then its own."""
+
+    name: str
+    address: str
+    words: tuple[str, ...]
+    raw: str
+
+
+class _Section(NamedTuple):
+    """A section's lines but for its servers, each as its words and what to compare. `inherited` are the lines of the `defaults`
+    sections above. `uncertain` says why it is not known which of the lines hold; empty when it is."""
+
+    heading: list[str]
+    lines: list[tuple[list[str], str]]
+    inherited: list[list[str]]
+    servers: list[_Server]
+    uncertain: list[str]
+
+    @property
+    def title(self) -> str:
+        return " ".join(self.heading[:2]) or "the beginning"
+
+    @property
+    def effective(self) -> list[list[str]]:
+        return [*self.inherited, *(words for words, _raw in self.lines)]
+
+
+def _default_words(lines: Iterable[Sequence[str]]) -> list[str]:
+    return [word for words in lines if words[0] == "default-server" for word in words[1:]]
+
+
+def _open(words: list[str], named: Mapping[str, _Section], conditions: int) -> _Section:
+    """A new section, with what it inherits: from the `defaults` that it names with `from`, else from the last one; a `defaults`
+    without `from` begins anew (chapter 4, "defaults")."""
+    source = words[words.index("from") + 1] if "from" in words[:-1] else ""
+    parent = named.get(source) if source or words[0] != "defaults" else None
+    uncertain = ["it stands within an .if"] if conditions else []
+    if source and parent is None:
+        uncertain.append(f"there is no defaults section {source}")
+    if any("$" in word for word in words):
+        uncertain.append("its heading has an environment variable")
+    if parent is None or words[0] not in ("defaults", "frontend", "backend", "listen"):
+        return _Section(words, [], [], [], uncertain)
+    return _Section(words, [], parent.effective, [], [*uncertain, *(f"{parent.title}: {reason}" for reason in parent.uncertain)])
+
+
+def _sections(text: str) -> list[_Section]:
+    """The sections of a configuration in their order; first what stands before any of them."""
+    found = [_Section([], [], [], [], [])]
+    named: dict[str, _Section] = {}  # the defaults sections by name, the last one under ""
+    conditions = 0
+    for line in text.split("\n"):
+        words = split_line(line)
+        if not words:
+            continue
+        here = found[-1]
+        # Between quotes of one kind a variable is its value, between the other it is text (2.3): the words do not tell.
+        raw = line.strip() if "$" in line else ""
+        if words[0] in SECTIONS:
+            here = _open(words, named, conditions)
+            found.append(here)
+            if words[0] == "defaults":
+                named[""] = here
+                if len(words) > 1 and words[1] != "from":
+                    named[words[1]] = here
+            continue
+        if words[0] in (".if", ".elif", ".else", ".endif"):
+            conditions += {".if": 1, ".endif": -1}.get(words[0], 0)
+            here.uncertain.append("it has an .if")
+        if words[0] == "server" and len(words) > 2 and here.heading[:1] in (["backend"], ["listen"]):
+            here.servers.append(_Server(words[1], words[2], (*_default_words(here.effective), *words[3:]), raw))
+        else:
+            here.lines.append((words, raw))
+    return found
+
+
+def _what(words: Sequence[str]) -> str:
+    """A line by its keyword alone: its values may be secret."""
+    return " ".join(words[: 2 if words[0] in ("option", "no", "timeout", "stats") else 1])
+
+
+def _compare_frames(old: Sequence[_Section], new: Sequence[_Section]) -> None:
+    """Raise _Reload for the first difference that is none of a server's."""
+    for before, after in zip(old, new):
+        if before.heading != after.heading:
+            raise _Reload(f"where {before.title} stands there is to be {after.title}")
+        for (was, was_raw), (words, raw) in zip(before.lines, after.lines):
+            if (was, was_raw) != (words, raw):
+                which = _what(was) if _what(was) == _what(words) else f"{_what(was)} or {_what(words)}"
+                raise _Reload(f"{before.title}: another line than a server's differs ({which})")
+        if len(before.lines) != len(after.lines):
+            longer = max(before.lines, after.lines, key=len)
+            extra = longer[min(len(before.lines), len(after.lines))][0]
+            raise _Reload(f"{before.title}: another line than a server's comes or goes ({_what(extra)})")
+    if len(old) != len(new):
+        section = max(old, new, key=len)[min(len(old), len(new))]
+        raise _Reload(f"{section.title}: the section comes or goes")
+
+
+def _place(address: str) -> tuple[str, int] | None:
+    """The IP address and port of a server's address, in HAProxy's own form; None for anything else: a name is not resolved when
+    a server is added ("add server"), and without a port, or with an offset, it is the client's that counts (5.2)."""
+    found = re.fullmatch(r"(?:ipv[46]@)?\[?([0-9a-fA-F:.]+?)\]?:([0-9]{1,5})", address)
+    if found is None or not 0 < int(found.group(2)) < 65536:
+        return None
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            packed = socket.inet_pton(family, found.group(1))
+        except OSError:
+            continue
+        # All zeros means the address that the client came to (5.2, "server").
+        return (socket.inet_ntop(family, packed), int(found.group(2))) if any(packed) else None
+    return None
+
+
+def _written(place: tuple[str, int]) -> str:
+    host, port = place
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# What needs no quoting on HAProxy's command line (Management Guide 9.3: spaces, semicolons and backslashes are escaped, "<<" begins
+# a payload), and is not a variable in the file.
+_PLAIN = re.compile(r"(?!.*<<)[!%&(-:<-\[\]-~]+")
+_NAME = re.compile(r"[A-Za-z0-9_.:-]+")
+
+
+def _entries(words: Sequence[str]) -> Iterable[tuple[str, tuple[str, ...]]]:
+    """The keywords among these words, each with its values; an unknown one is taken for one without."""
+    position = 0
+    while position < len(words):
+        row = KEYWORDS.get(words[position])
+        end = position + 1 + (row.values if row else 0)
+        yield words[position], tuple(words[position + 1 : end])
+        position = end
+
+
+def _parameters(where: str, server: _Server) -> dict[str, tuple[str, ...]]:
+    """What holds for a server in the end: the last word on each keyword, and without what was taken back. Raises _Reload."""
+    found: dict[str, tuple[str, ...]] = {}
+    for keyword, values in _entries(server.words):
+        row = KEYWORDS.get(keyword)
+        if row is None:
+            raise _Reload(f"{where}: the keyword {keyword} is not known")
+        if keyword == "proxy-v2-options" and found.get(keyword, values) != values:
+            raise _Reload(f"{where}: proxy-v2-options stands twice")
+        found.pop(row.undoes or keyword, None)
+        if not row.undoes:
+            found[keyword] = values
+    return found
+
+
+def _ids(servers: Iterable[_Server]) -> dict[str, int]:
+    """The numeric id of each server by name: the one that it says, else the next free one from its position on (5.2 "id")."""
+    given = {}
+    servers = list(servers)
+    for server in servers:
+        for keyword, values in _entries(server.words):
+            if keyword == "id" and values and values[0].isdigit():
+                given[server.name] = int(values[0])
+    used = set(given.values())
+    found = {}
+    following = 1
+    for server in servers:
+        if server.name not in given:
+            while following in used:
+                following += 1
+            used.add(following)
+        found[server.name] = given.get(server.name, following)
+        following += 1
+    return found
+
+
+class _Change(NamedTuple):
+    """What becomes of one section's servers. `moved` have another place, `reset` another value of a settable keyword."""
+
+    section: _Section
+    added: list[_Server]
+    removed: list[_Server]
+    moved: list[_Server]
+    reset: list[tuple[_Server, str, str]]
+    kept: list[_Server]
+    ids: dict[str, int]
+
+    @property
+    def backend(self) -> str:
+        return self.section.heading[1]
+
+
+class _Terms(NamedTuple):
+    """What a change is judged by: the version, the files that HAProxy has open already (by keyword and path), and
+    the servers that others track, as `track` names them."""
+
+    version: tuple[int, int]
+    files: set[tuple[str, str]]
+    tracked: set[str]
+
+
+def _on(effective: Iterable[Sequence[str]], option: str) -> bool:
+    """Whether an option holds: the last of `option X` and `no option X` counts (4.2)."""
+    found = False
+    for words in effective:
+        if list(words[:2]) == ["option", option]:
+            found = True
+        elif list(words[:3]) == ["no", "option", option]:
+            found = False
+    return found
+
+
+def _last(effective: Iterable[Sequence[str]], keyword: str, default: str) -> str:
+    values = [words[1] for words in effective if words[0] == keyword and len(words) > 1]
+    return values[-1] if values else default
+
+
+def _judge_section(section: _Section, terms: _Terms, added: bool, moved: bool) -> None:
+    """Raise _Reload when the servers of this section cannot be changed at runtime at all."""
+    title, effective = section.title, section.effective
+    if section.uncertain:
+        raise _Reload(f"{title}: which lines hold cannot be known: {section.uncertain[0]}")
+    for words in effective:
+        for name in (words[0], " ".join(words[:2])):
+            if name in FORBIDDING and (not name.startswith("option ") or _on(effective, words[1])):
+                raise _Reload(f"{title}: {name}: {FORBIDDING[name]}")
+        if any("$" in word for word in words) and words[0] in ("balance", "cookie", "default-server", "hash-type", "mode"):
+            raise _Reload(f"{title}: {words[0]} has an environment variable")
+    mode = _last(effective, "mode", "tcp")
+    if mode not in ("tcp", "http"):
+        raise _Reload(f"{title}: mode {mode}")
+    algorithm = re.sub(r"\(.*", "", _last(effective, "balance", "roundrobin"))
+    consistent = _last(effective, "hash-type", "map-based") == "consistent"
+    if algorithm not in DYNAMIC and not (algorithm in HASHES and consistent):
+        raise _Reload(f"{title}: balance {algorithm} takes no servers at runtime" + (" without hash-type consistent" if algorithm in HASHES else ""))
+    dynamic = [words[0] for words in effective if words[0] == "dynamic-cookie-key" or (words[0] == "cookie" and "dynamic" in words[2:])]
+    # Measured: on 2.6 an added server's cookie is empty. What `set server addr` makes of it was not.
+    if dynamic and ((added and terms.version < (3, 0)) or moved):
+        raise _Reload(f"{title}: {dynamic[0]}: the cookie is made of the address, which this version does not do at runtime")
+    if not _NAME.fullmatch(section.heading[1] if len(section.heading) > 1 else ""):
+        raise _Reload(f"{title}: its name cannot be written in a command")
+
+
+def _judge_server(where: str, server: _Server) -> dict[str, tuple[str, ...]]:
+    """The parameters of a server that comes, goes or changes. Raises _Reload when that cannot be done at runtime."""
+    if server.raw or any("$" in word for word in (server.name, server.address, *server.words)):
+        raise _Reload(f"{where}: the line has an environment variable")
+    if not _NAME.fullmatch(server.name):
+        raise _Reload(f"{where}: its name cannot be written in a command")
+    if _place(server.address) is None:
+        raise _Reload(f"{where}: its address is not an IP address with a port")
+    parameters = _parameters(where, server)
+    for keyword in parameters:
+        if KEYWORDS[keyword].fixed:
+            raise _Reload(f"{where}: {keyword} ties it to more than its own line")
+    return parameters
+
+
+def _judge_newcomer(where: str, parameters: Mapping[str, Sequence[str]], terms: _Terms) -> None:
+    for keyword, values in parameters.items():
+        row = KEYWORDS[keyword]
+        if row.since is None or terms.version < row.since:
+            raise _Reload(f"{where}: HAProxy {terms.version[0]}.{terms.version[1]} cannot be given {keyword} at runtime")
+        if row.file and (keyword, values[0] if values else "") not in terms.files:
+            raise _Reload(f"{where}: the file of {keyword} is not among those that the process has read")
+        if not all(_PLAIN.fullmatch(value) for value in values):
+            raise _Reload(f"{where}: the value of {keyword} cannot be written in a command")
+
+
+def _judge_moved(where: str, change: _Change, server: _Server, old: _Server, terms: _Terms) -> None:
+    if server.name in terms.tracked or f"{change.backend}/{server.name}" in terms.tracked:
+        raise _Reload(f"{where}: another server tracks it")
+    if "hash-key" in server.words:
+        raise _Reload(f"{where}: hash-key: what becomes of its keys at another address is not known")
+    places = _place(old.address), _place(server.address)
+    if any(place is None for place in places) or len({":" in place[0] for place in places if place}) > 1:
+        raise _Reload(f"{where}: its address changes to one of another kind")
+
+
+def _settings(where: str, server: _Server, old: _Server) -> list[tuple[_Server, str, str]]:
+    """What has to be set on a server that stays, as (server, keyword, value). Raises _Reload for what cannot be."""
+    was, parameters = _judge_server(where, old), _judge_server(where, server)
+    found = []
+    for keyword in [*parameters, *(word for word in was if word not in parameters)]:
+        # The id is judged by its number, whether it was written or not.
+        if keyword == "id" or parameters.get(keyword) == was.get(keyword):
+            continue
+        # With minconn, which would not move along, a new maxconn means another slope (5.2 "minconn").
+        if not KEYWORDS[keyword].settable or (keyword == "maxconn" and "minconn" in parameters):
+            raise _Reload(f"{where}: {keyword} cannot be changed at runtime")
+        value = parameters.get(keyword, (DEFAULTS[keyword],))[0]
+        if not value.isdigit():
+            raise _Reload(f"{where}: the value of {keyword} is no number")
+        if value != was.get(keyword, (DEFAULTS[keyword],))[0]:
+            found.append((server, keyword, value))
+    return found
+
+
+def _change(old: _Section, new: _Section, terms: _Terms) -> _Change | None:
+    """What becomes of a section's servers, None for nothing. Raises _Reload."""
+    if old.servers == new.servers:
+        return None
+    before, after = ({server.name: server for server in section.servers} for section in (old, new))
+    if len(before) != len(old.servers) or len(after) != len(new.servers):
+        raise _Reload(f"{new.title}: two servers have one name")
+    added = [server for server in new.servers if server.name not in before]
+    removed = [server for server in old.servers if server.name not in after]
+    stay = [(before[server.name], server) for server in new.servers if server.name in before]
+    different = [(was, server) for was, server in stay if was != server]
+    moved = [server for was, server in different if _place(was.address) != _place(server.address)]
+    _judge_section(new, terms, bool(added), bool(moved))
+    reset = [setting for was, server in different for setting in _settings(f"{new.title}, server {server.name}", server, was)]
+    kept = [server for _was, server in stay if server not in moved]
+    change = _Change(new, added, removed, moved, reset, kept, _ids(new.servers))
+    for server in moved:
+        _judge_moved(f"{new.title}, server {server.name}", change, server, before[server.name], terms)
+    for server in added:
+        where = f"{new.title}, server {server.name}"
+        _judge_newcomer(where, _judge_server(where, server), terms)
+    for server in removed:
+        _judge_server(f"{old.title}, server {server.name}", server)
+    _judge_ids(change, _ids(old.servers))
+    _judge_order(change, old)
+    _judge_rest(change)
+    return change
+
+
+def _judge_ids(change: _Change, had: Mapping[str, int]) -> None:
+    """Consistent hashes, `first` and the stick tables go by the id, and without one on the line it is a server's position."""
+    taken = {number: name for name, number in had.items()}
+    for name, number in change.ids.items():
+        where = f"{change.section.title}, server {name}"
+        if name in had and had[name] != number:
+            raise _Reload(f"{where}: its id changes from {had[name]} to {number}; with an id on each server's line it would keep its own")
+        if name not in had and number in taken:
+            raise _Reload(f"{where}: its id {number} is that of {taken[number]}, which has to be there until it is replaced")
+
+
+def _is_backup(server: _Server) -> bool:
+    return "backup" in _parameters(server.name, server)
+
+
+def _is_checked(server: _Server) -> bool:
+    return "check" in _parameters(server.name, server)
+
+
+def _judge_order(change: _Change, old: _Section) -> None:
+    """Of several backup servers the first one that is usable serves, unless there is `option allbackups` (5.2 "backup", 4.2).
+    Added servers come behind the others ("add server")."""
+    if _on(change.section.effective, "allbackups"):
+        return
+    wanted = [server.name for server in change.section.servers if "backup" in server.words]
+    there = [server.name for server in old.servers if server.name in wanted]
+    if [*there, *(server.name for server in change.added if server.name in wanted)] != wanted:
+        raise _Reload(f"{change.section.title}: backup: the order of the backup servers would be another one")
+
+
+def _judge_rest(change: _Change) -> None:
+    """A server that moves is taken out meanwhile, so another one has to serve."""
+    others = [server for server in change.kept if "backup" not in server.words]
+    if change.moved and not others and not any(_is_checked(server) and not _is_backup(server) for server in change.added):
+        raise _Reload(f"{change.section.title}, server {change.moved[0].name}: no other server is left to serve while its address or port changes")
+
+
+_NOTHING = ""
+_ADDED = r"New server registered\."
+_DELETED = r"Server deleted\."
+_MOVED = r".*changed from '.*' to '.*'.* by 'stats socket command'\.?"
+
+
+def _step(action: str, backend: str, server: _Server, *commands: tuple[str, str]) -> Step:
+    place = f"{backend}/{server.name}"
+    return Step(action, backend, server.name, tuple(Command(text.replace("{place}", place), answer) for text, answer in commands))
+
+
+def _newcomer(change: _Change, server: _Server) -> list[Step]:
+    """Added with all its parameters, since nothing comes from `default-server`; then brought in without a request before its first
+    passed check: on one line, because an enabled server counts as up until it is said to be down (measured)."""
+    parameters = {**_parameters(server.name, server), "id": (str(change.ids[server.name]),)}
+    place = _place(server.address)
+    assert place is not None  # noqa: S101 - judged before
+    words = [_written(place), *(word for keyword, values in parameters.items() for word in (keyword, *values))]
+    steps = [_step("add", change.backend, server, ("add server {place} " + " ".join(words), _ADDED))]
+    enable = ("enable server {place}", _NOTHING)
+    if "check" not in parameters:
+        return [*steps, _step("enable", change.backend, server, enable)]
+    return [
+        *steps,
+        _step("enable", change.backend, server, enable, ("set server {place} health down", _NOTHING)),
+        _step("check", change.backend, server, ("enable health {place}", _NOTHING)),
+    ]
+
+
+def _move(change: _Change, server: _Server) -> list[Step]:
+    """Out of maintenance a server counts as up, so it comes back by way of drain, where it gets nothing until it is said to be
+    down (measured)."""
+    place = _place(server.address)
+    assert place is not None  # noqa: S101 - judged before
+    ready = [("set server {place} state ready", _NOTHING)]
+    if _is_checked(server):
+        ready = [("set server {place} state drain", _NOTHING), ("set server {place} health down", _NOTHING), *ready]
+    return [
+        _step("move", change.backend, server, (f"set server {{place}} addr {place[0]} port {place[1]}", _MOVED)),
+        _step("enable", change.backend, server, *ready),
+    ]
+
+
+def _steps(changes: Sequence[_Change]) -> list[Step]:
+    """Newcomers first, then who leaves or moves: drained, in maintenance (a client with a cookie still reaches a drained
+    server: measured), and then gone or moved."""
+    found: list[Step] = []
+    for change in changes:
+        for server in change.added:
+            found += _newcomer(change, server)
+        for server, keyword, value in change.reset:
+            found.append(_step(keyword, change.backend, server, (KEYWORDS[keyword].settable.replace("{value}", value), _NOTHING)))
+    for change in changes:
+        going = [*change.removed, *change.moved]
+        serving = [server for server in change.kept if "backup" not in server.words]
+        if going and not serving and any(_is_checked(server) for server in change.added):
+            found.append(Step("wait for checks", change.backend))
+    leavers = [(change, server) for change in changes for server in (*change.removed, *change.moved)]
+    for state in ("drain", "maint"):
+        found += [_step(state, change.backend, server, (f"set server {{place}} state {state}", _NOTHING)) for change, server in leavers]
+        found += [Step("wait until idle")] if leavers else []
+    for change in changes:
+        for server in change.moved:
+            found += _move(change, server)
+    found += [_step("delete", change.backend, server, ("del server {place}", _DELETED)) for change in changes for server in change.removed]
+    return found
+
+
+def _values_of(sections: Iterable[_Section], wanted: Callable[[str], bool]) -> set[tuple[str, str]]:
+    """The keywords of all servers that are `wanted`, with their first value."""
+    entries = (entry for section in sections for server in section.servers for entry in _entries(server.words))
+    return {(keyword, values[0]) for keyword, values in entries if values and wanted(keyword)}
+
+
+def _is_file(keyword: str) -> bool:
+    return keyword in KEYWORDS and KEYWORDS[keyword].file
+
+
+def plan(in_force: str, wanted: str, version: str, capabilities: Capabilities) -> Plan:
+    """The way from the configuration in force to the wanted one. Pure.
+
+    Each text is the whole configuration of the process: of several files, all of them joined in their order, since a `defaults`
+    section of one holds for the next. `version` is HAProxy's own, as in "2.6.12-1+deb12u4". A version newer than those measured is
+    taken for the newest of them, because every answer is compared with what it should be.
+    """
+    old, new = _sections(in_force), _sections(wanted)
+    try:
+        _compare_frames(old, new)
+        number = re.match(r"(\d+)\.(\d+)", version)
+        terms = _Terms(
+            (int(number.group(1)), int(number.group(2))) if number else (0, 0),
+            _values_of((section for section in old if not section.uncertain), _is_file),
+            {value for _keyword, value in _values_of(old, lambda keyword: keyword == "track")},
+        )
+        changes = [change for change in (_change(before, after, terms) for before, after in zip(old, new)) if change]
+        steps = _steps(changes)
+        if steps and not capabilities.admin:
+            raise _Reload("no socket with level admin takes commands")
+        if steps and terms.version < OLDEST:
+            raise _Reload(f"HAProxy {version} adds servers in experimental mode only")
+        for step in steps:
+            # The master's prefix and the end of the line come on top.
+            if len("; ".join(command.text for command in step.commands)) + 64 * len(step.commands) > capabilities.buffer:
+                raise _Reload(f"backend {step.backend}, server {step.server}: the command is too long for tune.bufsize")
+    except _Reload as reason:
+        return Plan([], str(reason))
+    return Plan(steps)

@@ -1,0 +1,414 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""What takes a reload, and by which commands the rest is done."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_plan import (
+    KEYWORDS,
+    Capabilities,
+    Plan,
+    plan,
+)
+
+VERSIONS = ["2.6.12-1+deb12u4", "3.0.11-1+deb13u3", "3.2.5-1"]
+OLD, NEW = VERSIONS[0], VERSIONS[2]
+
+FRAME = """
+global
+    stats socket /run/haproxy/admin.sock level admin
+defaults
+    mode http
+    {defaults}
+frontend in
+    bind :80
+    default_backend web
+backend other
+    server o 10.9.0.1:80 check
+backend web
+    {lines}
+    {servers}
+"""
+A = "server a 10.0.0.1:80 check id 11"
+B = "server b 10.0.0.2:80 check id 12"
+C = "server c 10.0.0.3:80 check id 13"
+
+
+def text(*servers: str, lines: str = "balance roundrobin", defaults: str = "") -> str:
+    return FRAME.format(lines=lines, servers="\n    ".join(servers), defaults=defaults)
+
+
+def planned(before: str, after: str, version: str = NEW, capabilities: Capabilities | None = None) -> Plan:
+    return plan(before, after, version, capabilities or Capabilities())
+
+
+def commands(found: Plan) -> list[str]:
+    assert found.reload == ""
+    return ["; ".join(command.text for command in step.commands) or step.action for step in found.steps]
+
+
+def reason(before: str, after: str, version: str = NEW) -> str:
+    found = planned(before, after, version)
+    assert found.steps == []
+    assert found.reload
+    return found.reload
+
+
+# --- what the commands are
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_newcomer_is_added_whole_and_gets_nothing_before_its_first_passed_check(version: str) -> None:
+    assert commands(planned(text(A), text(A, B), version)) == [
+        "add server web/b 10.0.0.2:80 check id 12",
+        "enable server web/b; set server web/b health down",
+        "enable health web/b",
+    ]
+
+
+def test_a_newcomer_without_a_check_is_not_held_down() -> None:
+    found = commands(planned(text(A), text(A, "server b 10.0.0.2:80 id 12")))
+    assert found == ["add server web/b 10.0.0.2:80 id 12", "enable server web/b"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_leaver_is_drained_put_in_maintenance_and_then_deleted(version: str) -> None:
+    assert commands(planned(text(A, B), text(A), version)) == [
+        "set server web/b state drain",
+        "wait until idle",
+        "set server web/b state maint",
+        "wait until idle",
+        "del server web/b",
+    ]
+
+
+def test_newcomers_come_in_before_leavers_go_and_are_waited_for_where_no_other_would_serve() -> None:
+    found = planned(text(A, B), text(C))
+    assert [step.action for step in found.steps] == [
+        "add",
+        "enable",
+        "check",
+        "wait for checks",
+        "drain",
+        "drain",
+        "wait until idle",
+        "maint",
+        "maint",
+        "wait until idle",
+        "delete",
+        "delete",
+    ]
+    assert "wait for checks" not in [step.action for step in planned(text(A, B), text(A, C)).steps]
+    spare = "server s 10.0.0.9:80 check backup id 19"
+    assert "wait for checks" in [step.action for step in planned(text(A, spare), text(B, spare)).steps]
+
+
+def test_what_default_server_says_where_the_line_stands_is_written_out() -> None:
+    after = text(A, "default-server weight 7", "server b 10.0.0.2:80 id 12 inter 3s no-check", defaults="default-server check inter 1s ssl verify none")
+    before = text(A, "default-server weight 7", defaults="default-server check inter 1s ssl verify none")
+    assert commands(planned(before, after))[0] == "add server web/b 10.0.0.2:80 ssl verify none weight 7 id 12 inter 3s"
+
+
+def test_enabled_takes_disabled_back_and_is_never_sent() -> None:
+    after = text(A, B + " enabled", defaults="default-server disabled")
+    before = text(A, defaults="default-server disabled")
+    assert commands(planned(before, after))[0] == "add server web/b 10.0.0.2:80 check id 12"
+
+
+def test_an_ipv6_address_is_written_so_that_its_port_is_seen() -> None:
+    found = commands(planned(text(A), text(A, "server b ipv6@[2001:DB8:0::1]:80 id 12"), NEW))
+    assert found[0] == "add server web/b [2001:db8::1]:80 id 12"
+
+
+def test_a_weight_and_a_maxconn_are_set() -> None:
+    assert commands(planned(text(A), text(A + " weight 5"))) == ["set server web/a weight 5"]
+    assert commands(planned(text(A + " weight 5 maxconn 9"), text(A))) == ["set server web/a weight 1", "set maxconn server web/a 0"]
+    assert commands(planned(text(A), text(A + " weight 1"))) == []
+    assert "maxconn cannot be changed" in reason(text(A + " minconn 1 maxconn 9"), text(A + " minconn 1 maxconn 8"))
+
+
+def test_a_server_whose_address_or_port_changes_is_out_of_service_meanwhile_and_held_down_after() -> None:
+    found = planned(text(A, B), text(A, "server b 10.0.0.7:81 check id 12"))
+    assert commands(found) == [
+        "set server web/b state drain",
+        "wait until idle",
+        "set server web/b state maint",
+        "wait until idle",
+        "set server web/b addr 10.0.0.7 port 81",
+        "set server web/b state drain; set server web/b health down; set server web/b state ready",
+    ]
+    assert "no other server is left" in reason(text(A), text("server a 10.0.0.7:80 check id 11"))
+
+
+def test_every_command_has_the_answer_that_success_looks_like() -> None:
+    found = planned(text(A, B), text(A, C))
+    answers = {command.text.split()[0]: command.answer for step in found.steps for command in step.commands}
+    assert re.fullmatch(answers["add"], "New server registered.")
+    assert re.fullmatch(answers["del"], "Server deleted.")
+    assert answers["set"] == answers["enable"] == ""
+
+
+def test_nothing_is_done_for_comments_spaces_and_the_order_of_servers() -> None:
+    after = text(B + "   # the second", A).replace("mode http", "mode   http # not tcp")
+    for before in (text(A, B), text(B, A)):
+        assert planned(before, after) == Plan([], "")
+
+
+# --- ids
+
+
+def test_without_ids_a_server_that_would_be_renumbered_takes_a_reload() -> None:
+    a, b, c = (f"server {name} 10.0.0.{number}:80 check" for number, name in enumerate("abc", 1))
+    assert commands(planned(text(a, b), text(a, b, c)))[0] == "add server web/c 10.0.0.3:80 check id 3"
+    assert planned(text(a, b, c), text(a, b)).reload == ""
+    assert "backend web, server b: its id changes from 2 to 1" in reason(text(a, b), text(b))
+    assert "its id 2 is that of b" in reason(text(a, b), text(a, c))
+    assert planned(text(a), text(f"{a} id 1")) == Plan([], "")
+    assert "its id changes from 11 to 21" in reason(text(A), text(A.replace("id 11", "id 21")))
+
+
+def test_an_id_that_is_taken_is_passed_over() -> None:
+    one, two = "server x 10.0.0.1:80", "server y 10.0.0.2:80 id 2"
+    assert commands(planned(text(one, two), text(one, two, "server z 10.0.0.3:80")))[0] == "add server web/z 10.0.0.3:80 id 3"
+
+
+# --- what takes a reload
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("mode http", "mode http\n    timeout connect 1s"), ["defaults", "timeout connect"]),
+        (("bind :80", "bind :81"), ["frontend in", "bind"]),
+        (("backend other", "backend another"), ["backend other", "backend another"]),
+        (("bind :80", 'bind "$WHERE"'), ["frontend in", "bind"]),
+        (("level admin", "level user"), ["global", "stats socket"]),
+        (("default_backend web", ""), ["frontend in", "default_backend"]),
+    ],
+)
+def test_another_difference_than_a_servers_is_named(change: tuple[str, str], words: list[str]) -> None:
+    found = reason(text(A), text(A, B).replace(*change))
+    assert all(word in found for word in words), found
+
+
+def test_a_section_that_comes_goes_or_changes_its_place_is_named() -> None:
+    more = "backend third\n    server t 10.8.0.1:80\n"
+    assert "backend third: the section comes or goes" in reason(text(A), text(A) + more)
+    assert "backend third: the section comes or goes" in reason(text(A) + more, text(A))
+    assert "backend third" in reason(more + text(A), text(A) + more)
+
+
+def test_no_reason_shows_the_values_of_a_line() -> None:
+    secret = "stats auth admin:secret"
+    assert "secret" not in reason(text(A), text(A, lines=secret))
+    assert "secret" not in reason(text(A, lines=secret), text(A, lines="stats auth admin:secret2"))
+
+
+def test_the_same_words_within_other_quotes_are_another_line() -> None:
+    assert "log-tag" in reason(text(A, lines='log-tag "$X"'), text(A, B, lines="log-tag '$X'"))
+
+
+def test_servers_of_a_peers_section_are_no_servers_of_a_backend() -> None:
+    peers = "peers mates\n    server {} 10.7.0.1:1024\n"
+    assert "peers mates" in reason(text(A) + peers.format("p"), text(A) + peers.format("q"))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("balance static-rr", "balance static-rr"),
+        ("balance source", "balance source"),
+        ("balance hdr(host)\n    hash-type map-based", "balance hdr"),
+        ("balance sticky", "balance sticky"),
+        ('balance "$ALGORITHM"', "balance has an environment variable"),
+        ("mode log", "mode log"),
+        ("dispatch 10.0.0.1:80", "dispatch"),
+        ("http-send-name-header X-Server", "http-send-name-header"),
+        ("option external-check", "option external-check"),
+        ("use-fcgi-app php", "use-fcgi-app"),
+        ("server-template t 2 10.0.0.8:80", "server-template"),
+        (".if defined(X)\n    balance first\n    .endif", "it has an .if"),
+    ],
+)
+def test_a_backend_whose_servers_cannot_change_at_runtime_is_named_with_the_keyword(version: str, lines: str, words: str) -> None:
+    found = reason(text(A, lines=lines), text(A, B, lines=lines), version)
+    assert found.startswith("backend web: ")
+    assert words in found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "balance leastconn",
+        "balance first",
+        "balance random(2)",
+        "balance source\n    hash-type consistent sdbm avalanche",
+        "option transparent\n    no option transparent",
+        "stick-table type ip size 1k\n    stick on src",
+    ],
+)
+def test_other_backends_take_servers_at_runtime(version: str, lines: str) -> None:
+    assert planned(text(A, lines=lines), text(A, B, lines=lines), version).reload == ""
+
+
+def test_what_a_backend_inherits_counts_as_its_own() -> None:
+    assert "static-rr" in reason(text(A, lines="", defaults="balance static-rr"), text(A, B, lines="", defaults="balance static-rr"))
+    assert planned(text(A, defaults="balance static-rr"), text(A, B, defaults="balance static-rr")).reload == ""
+    named = "defaults d\n    balance static-rr\ndefaults e from d\n    mode http\nbackend x from e\n    {}\n"
+    assert "static-rr" in reason(named.format(A), named.format(B))
+    anew = "defaults\n    balance static-rr\ndefaults\n    mode http\nbackend x\n    {}\n"
+    assert planned(anew.format(A), anew.format(B)).reload == ""
+
+
+def test_a_section_that_may_not_hold_takes_a_reload() -> None:
+    within = ".if defined(X)\nbackend x\n    {}\n.endif\n"
+    assert "backend x: which lines hold cannot be known" in reason(text(A) + within.format(A), text(A) + within.format(B))
+    defaults = ".if defined(X)\ndefaults\n    balance first\n.endif\nbackend x\n    {}\n"
+    assert "backend x: which lines hold cannot be known" in reason(defaults.format(A), defaults.format(B))
+    # What is uncertain elsewhere stays as it is.
+    elsewhere = "frontend out\n" + within.format(C)
+    assert planned(text(A) + elsewhere, text(A, B) + elsewhere).reload == ""
+
+
+def test_the_cookie_of_a_backend_that_is_made_of_the_address_depends_on_the_version() -> None:
+    lines = "cookie S insert indirect dynamic\n    dynamic-cookie-key k"
+    assert "cookie" in reason(text(A, lines=lines), text(A, B, lines=lines), OLD)
+    assert planned(text(A, lines=lines), text(A, B, lines=lines), NEW).reload == ""
+    assert planned(text(A, B, lines=lines), text(A, lines=lines), OLD).reload == ""
+
+
+@pytest.mark.parametrize(
+    ("server", "words"),
+    [
+        ("server b web.example.com:80", "its address is not an IP address with a port"),
+        ("server b /run/app.sock", "its address"),
+        ("server b 10.0.0.2", "its address"),
+        ("server b 10.0.0.2:+100", "its address"),
+        ("server b 0.0.0.0:80", "its address"),
+        ("server b 10.0.0.2:99999", "its address"),
+        ('server b "$ADDRESS":80', "environment variable"),
+        ("server b 10.0.0.2:80 weight $W", "environment variable"),
+        ("server b/c 10.0.0.2:80", "its name"),
+        ("server b;c 10.0.0.2:80", "its name"),
+        ("server b 10.0.0.2:80 wieght 3", "the keyword wieght is not known"),
+        ("server b 10.0.0.2:80 sni 'str(a b)'", "the value of sni"),
+        ("server b 10.0.0.2:80 sni 'str(a;b)'", "the value of sni"),
+        ("server b 10.0.0.2:80 ssl crt /etc/new.pem", "the file of crt"),
+        ("server b 10.0.0.2:80 ssl ca-file new.pem", "the file of ca-file"),
+        ("server b 10.0.0.2:80 send-proxy-v2 proxy-v2-options ssl proxy-v2-options crc32c", "proxy-v2-options"),
+    ],
+)
+def test_a_newcomer_that_cannot_be_added_is_named_with_the_reason(server: str, words: str) -> None:
+    found = reason(text(A), text(A, server))
+    assert found.startswith(f"backend web, server {server.split()[1]}: ")
+    assert words in found
+
+
+def test_a_file_that_another_server_has_is_there_already() -> None:
+    tls = " ssl verify required ca-file ca.pem"
+    assert planned(text(A + tls), text(A + tls, B + tls)).reload == ""
+
+
+def example(keyword: str) -> str:
+    return " ".join([keyword, *["1"] * KEYWORDS[keyword].values])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("keyword", [keyword for keyword, row in KEYWORDS.items() if keyword != "id" and not row.undoes])
+def test_each_row_of_the_table_decides_on_a_newcomer(keyword: str, version: str) -> None:
+    row = KEYWORDS[keyword]
+    line = f"server b 10.0.0.2:80 id 12 {example(keyword)}"
+    other = f"server f 10.0.0.6:80 id 16 {example(keyword)}" if row.file else A
+    found = planned(text(other), text(other, line), version)
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if row.since is None or (major, minor) < row.since:
+        assert found.reload.startswith("backend web, server b: ")
+        assert keyword in found.reload
+    else:
+        assert commands(found)[0] == f"add server web/b 10.0.0.2:80 id 12 {example(keyword)}"
+
+
+@pytest.mark.parametrize("keyword", [keyword for keyword, row in KEYWORDS.items() if row.undoes])
+def test_what_is_taken_back_is_as_if_it_had_never_been_said(keyword: str) -> None:
+    undone = example(KEYWORDS[keyword].undoes)
+    found = planned(text(A), text(A, f"server b 10.0.0.2:80 id 12 {undone} {keyword}"))
+    assert commands(found)[0] == "add server web/b 10.0.0.2:80 id 12"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("keyword", [keyword for keyword, row in KEYWORDS.items() if keyword != "id" and not row.undoes])
+def test_each_row_of_the_table_decides_on_a_server_that_goes_or_gets_it(keyword: str, version: str) -> None:
+    row = KEYWORDS[keyword]
+    line = f"server b 10.0.0.2:80 id 12 {example(keyword)}"
+    assert bool(planned(text(A, line), text(A), version).reload) == row.fixed
+    changed = planned(text(A, "server b 10.0.0.2:80 id 12"), text(A, line.replace(f"{keyword} 1", f"{keyword} 2")), version)
+    if row.settable:
+        assert len(changed.steps) == 1
+    else:
+        assert changed.reload.startswith("backend web, server b: ")
+        assert keyword in changed.reload
+
+
+def test_a_row_is_sound() -> None:
+    for keyword, row in KEYWORDS.items():
+        assert row.source in ("manual", "measured"), keyword
+        assert not row.undoes or row.undoes in KEYWORDS, keyword
+        assert not (row.fixed and row.since), keyword
+
+
+def test_what_is_not_touched_is_not_judged() -> None:
+    strange = "server s web.example.com:80 resolvers dns frobnicate id 77"
+    assert planned(text(A, strange), text(A, strange, B)).reload == ""
+
+
+def test_a_server_that_others_track_is_not_moved() -> None:
+    tracker = "server t 10.0.0.9:80 track web/b id 19"
+    moved = "server b 10.0.0.7:80 check id 12"
+    assert "another server tracks it" in reason(text(A, B, tracker), text(A, moved, tracker))
+    assert "of another kind" in reason(text(A, B), text(A, "server b [::1]:80 check id 12"))
+
+
+def test_the_order_of_backup_servers_decides_who_serves() -> None:
+    spare = "server {0} 10.0.1.{0}:80 check backup id {0}"
+    one, two = spare.format(1), spare.format(2)
+    assert "the order of the backup servers" in reason(text(A, two), text(A, one, two))
+    assert planned(text(A, one), text(A, one, two)).reload == ""
+    assert planned(text(A, two, lines="option allbackups"), text(A, one, two, lines="option allbackups")).reload == ""
+
+
+def test_two_servers_of_one_name_take_a_reload() -> None:
+    assert "two servers have one name" in reason(text(A), text(A, A))
+
+
+# --- version and capabilities
+
+
+@pytest.mark.parametrize("version", ["2.4.22", "2.5.1", "", "unknown"])
+def test_before_2_6_everything_takes_a_reload(version: str) -> None:
+    assert planned(text(A), text(A, B), version).reload
+    assert planned(text(A), text(A), version) == Plan([], "")
+
+
+def test_without_a_socket_of_level_admin_everything_takes_a_reload() -> None:
+    assert "level admin" in planned(text(A), text(A, B), NEW, Capabilities(admin=False)).reload
+
+
+def test_a_command_that_the_buffer_does_not_hold_takes_a_reload() -> None:
+    long = "server b 10.0.0.2:80 id 12 ciphers " + "A" * 900
+    assert "tune.bufsize" in planned(text(A), text(A, long), NEW, Capabilities(buffer=1000)).reload
+    assert planned(text(A), text(A, long), NEW, Capabilities(buffer=2048)).reload == ""
+
+
+@pytest.mark.parametrize(
+    "junk", ["", "\n\n", "server", "backend", "backend\n server a", ".endif", "backend x from\n server a 1:1 source", "\x00", '"', "defaults from"]
+)
+def test_no_text_whatever_raises(junk: str) -> None:
+    for before, after in ((junk, text(A)), (text(A), junk), (junk, junk), (text(A), text(A) + junk), (text(A) + junk, text(B) + junk)):
+        assert isinstance(planned(before, after), Plan)
