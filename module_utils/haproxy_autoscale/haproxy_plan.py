@@ -8,7 +8,7 @@ reload would: nothing but `server` lines of `backend` and `listen` sections diff
 that this version's runtime API reproduces (`KEYWORDS`). Whatever is not known to be so is a reload, with the reason.
 
 Sources are named as in the other modules: the Configuration Manual by its section, the Management Guide by its
-command, and "measured" for what was seen on 2.6, 3.0 and 3.2.
+command, and "measured" for what was seen on 2.6.12, 3.0 and 3.2.
 """
 
 from __future__ import annotations
@@ -20,11 +20,14 @@ from typing import NamedTuple
 
 from .haproxy_config import SECTIONS, split_line
 
-# Of the Management Guide, "add server": the list of the supported keywords of 2.6.
+# Where a row comes from. Measured: 2.6, 3.0 and 3.2 accept or refuse the keyword in `add server` as the row says. Manual:
+# the Configuration Manual 5.2 and the Management Guide, "add server"; where such a row says None, HAProxy accepts the keyword or
+# was not asked, but that the effect is the file's has not been shown.
 MANUAL = "manual"
 MEASURED = "measured"
 
-# The first version whose `add server` and `del server` need no experimental mode (measured on 2.6; 2.4 and 2.5 want it).
+# The first version whose `add server` and `del server` need no experimental mode (measured on 2.6; older ones
+# were not asked).
 OLDEST = (2, 6)
 
 
@@ -35,13 +38,13 @@ class Keyword(NamedTuple):
     or it is not known. `fixed` says that a server with it is tied to more than itself: it is not removed, moved or weighed
     at runtime. `undoes` names the keyword that this one takes back; it is itself not written into a command, because an
     added server starts without anything (Management Guide, "add server": nothing comes from `default-server`).
-    `file` marks a value that is the path of a file: HAProxy opens files at its start only, so another server of
-    the configuration in force has to have it already. `settable` is the command that changes it on a server that stays.
+    `file` marks a value that is the path of a file: HAProxy reads files at its start only (measured: "unable to
+    load"), so another server of the configuration in force has to have it already. `settable` is the command that changes it on a server that stays.
     """
 
     values: int
     since: tuple[int, int] | None
-    source: str = MANUAL
+    source: str = MEASURED
     fixed: bool = False
     undoes: str = ""
     file: bool = False
@@ -49,18 +52,18 @@ class Keyword(NamedTuple):
 
 
 def _undo(keyword: str) -> Keyword:
-    return Keyword(0, OLDEST, undoes=keyword)
+    return Keyword(0, OLDEST, MANUAL, undoes=keyword)
 
 
 # Configuration Manual 5.2, each keyword with what `add server` makes of it.
 KEYWORDS: dict[str, Keyword] = {
     "addr": Keyword(1, OLDEST),
     # An agent changes weight and state by itself, and has to be stopped before the server can go ("add server").
-    "agent-addr": Keyword(1, None, fixed=True),
-    "agent-check": Keyword(0, None, fixed=True),
-    "agent-inter": Keyword(1, None, fixed=True),
-    "agent-port": Keyword(1, None, fixed=True),
-    "agent-send": Keyword(1, None, fixed=True),
+    "agent-addr": Keyword(1, None, MANUAL, fixed=True),
+    "agent-check": Keyword(0, None, MANUAL, fixed=True),
+    "agent-inter": Keyword(1, None, MANUAL, fixed=True),
+    "agent-port": Keyword(1, None, MANUAL, fixed=True),
+    "agent-send": Keyword(1, None, MANUAL, fixed=True),
     "allow-0rtt": Keyword(0, OLDEST),
     "alpn": Keyword(1, OLDEST),
     "backup": Keyword(0, OLDEST),
@@ -75,11 +78,10 @@ KEYWORDS: dict[str, Keyword] = {
     "ciphers": Keyword(1, OLDEST),
     "ciphersuites": Keyword(1, OLDEST),
     # Measured: "'cookie' option is not accepted for dynamic server" on 2.6.
-    "cookie": Keyword(1, (3, 0), MEASURED),
+    "cookie": Keyword(1, (3, 0)),
     "crl-file": Keyword(1, OLDEST, file=True),
     "crt": Keyword(1, OLDEST, file=True),
-    # An added server is in maintenance as by a person, one of the file by its configuration.
-    "disabled": Keyword(0, None),
+    "disabled": Keyword(0, None, MANUAL),
     "downinter": Keyword(1, OLDEST),
     # Measured: refused by 3.0 and 3.2. So it is never written, only taken into account.
     "enabled": _undo("disabled"),
@@ -91,19 +93,19 @@ KEYWORDS: dict[str, Keyword] = {
     "force-tlsv11": Keyword(0, OLDEST),
     "force-tlsv12": Keyword(0, OLDEST),
     "force-tlsv13": Keyword(0, OLDEST),
-    "guid": Keyword(1, (3, 0), MEASURED),
-    "hash-key": Keyword(1, (3, 0), MEASURED),
+    "guid": Keyword(1, (3, 0)),
+    "hash-key": Keyword(1, (3, 0)),
     "id": Keyword(1, OLDEST),
-    "init-addr": Keyword(1, None, MEASURED, fixed=True),
-    "init-state": Keyword(1, None),
+    "init-addr": Keyword(1, None, fixed=True),
+    "init-state": Keyword(1, None, MANUAL),
     "inter": Keyword(1, OLDEST),
-    "interface": Keyword(1, None),
+    "interface": Keyword(1, None, MANUAL),
     "log-proto": Keyword(1, None),
     "max-reuse": Keyword(1, None),
     "maxconn": Keyword(1, OLDEST, settable="set maxconn server {place} {value}"),
     "maxqueue": Keyword(1, OLDEST),
     "minconn": Keyword(1, OLDEST),
-    "namespace": Keyword(1, None, MEASURED),
+    "namespace": Keyword(1, None),
     "no-agent-check": _undo("agent-check"),
     "no-backup": _undo("backup"),
     "no-check": _undo("check"),
@@ -134,18 +136,18 @@ KEYWORDS: dict[str, Keyword] = {
     "port": Keyword(1, OLDEST),
     "proto": Keyword(1, OLDEST),
     "proxy-v2-options": Keyword(1, OLDEST),
-    "redir": Keyword(1, None, MEASURED),
+    "redir": Keyword(1, None),
     "resolve-net": Keyword(1, None, fixed=True),
     "resolve-opts": Keyword(1, None, fixed=True),
-    "resolve-prefer": Keyword(1, None, MEASURED, fixed=True),
-    "resolvers": Keyword(1, None, MEASURED, fixed=True),
+    "resolve-prefer": Keyword(1, None, fixed=True),
+    "resolvers": Keyword(1, None, fixed=True),
     "rise": Keyword(1, OLDEST),
     "send-proxy": Keyword(0, OLDEST),
     "send-proxy-v2": Keyword(0, OLDEST),
     "send-proxy-v2-ssl": Keyword(0, OLDEST),
     "send-proxy-v2-ssl-cn": Keyword(0, OLDEST),
     # "The slowstart never applies when HAProxy starts" (5.2): what a reload would do is not what an added server does.
-    "slowstart": Keyword(1, None),
+    "slowstart": Keyword(1, None, MANUAL),
     "sni": Keyword(1, OLDEST),
     "socks4": Keyword(1, None),
     "source": Keyword(1, OLDEST),
@@ -154,13 +156,13 @@ KEYWORDS: dict[str, Keyword] = {
     "ssl-min-ver": Keyword(1, OLDEST),
     "ssl-reuse": _undo("no-ssl-reuse"),
     "stick": _undo("non-stick"),
-    "strict-maxconn": Keyword(0, None, MEASURED),
+    "strict-maxconn": Keyword(0, (3, 2)),
     "tcp-ut": Keyword(1, None),
     "tfo": Keyword(0, OLDEST),
     "tls-tickets": _undo("no-tls-tickets"),
     # It follows the state of another server, which cannot be an added one ("add server").
-    "track": Keyword(1, None, fixed=True),
-    "usesrc": Keyword(1, None),
+    "track": Keyword(1, None, MANUAL, fixed=True),
+    "usesrc": Keyword(1, None, MANUAL),
     "verify": Keyword(1, OLDEST),
     "verifyhost": Keyword(1, OLDEST),
     "weight": Keyword(1, OLDEST, settable="set server {place} weight {value}"),
@@ -380,7 +382,8 @@ def _parameters(where: str, server: _Server) -> dict[str, tuple[str, ...]]:
 
 
 def _ids(servers: Iterable[_Server]) -> dict[str, int]:
-    """The numeric id of each server by name: the one that it says, else the next free one from its position on (5.2 "id")."""
+    """The numeric id of each server by name: the one that it says, else the next free one from its position on (5.2 "id";
+    measured)."""
     given = {}
     servers = list(servers)
     for server in servers:
@@ -591,6 +594,7 @@ def _judge_rest(change: _Change) -> None:
 _NOTHING = ""
 _ADDED = r"New server registered\."
 _DELETED = r"Server deleted\."
+# Measured; each of the two can be there alone.
 _MOVED = r".*changed from '.*' to '.*'.* by 'stats socket command'\.?"
 
 
@@ -687,7 +691,7 @@ def plan(in_force: str, wanted: str, version: str, capabilities: Capabilities) -
         if steps and not capabilities.admin:
             raise _Reload("no socket with level admin takes commands")
         if steps and terms.version < OLDEST:
-            raise _Reload(f"HAProxy {version} adds servers in experimental mode only")
+            raise _Reload(f"HAProxy {version} is older than what is known to add servers without experimental mode")
         for step in steps:
             # The master's prefix and the end of the line come on top.
             if len("; ".join(command.text for command in step.commands)) + 64 * len(step.commands) > capabilities.buffer:
