@@ -11,8 +11,8 @@ module: haproxy_apply
 short_description: Bring the running HAProxy to its configuration file without dropping a request
 version_added: 0.1.0
 description:
-  - Starts HAProxy or reloads it gracefully when it does not run the file on disk, and proves from HAProxy's own answer
-    that it does afterwards. Does nothing when the process is at its file.
+  - Starts HAProxy, brings its servers to the file at runtime, or reloads it gracefully when it does not run the file on
+    disk, and proves from HAProxy's own answers that it does afterwards. Does nothing when the process is at its file.
   - When the reload fails, the last good file is put back, the running process serves on, and the module fails with
     HAProxy's own words.
   - Runs of this module for one process never interleave; they wait for one another under a lock in O(state_dir).
@@ -71,6 +71,16 @@ options:
     type: list
     elements: path
     default: []
+  apply_strategy:
+    description:
+      - V(auto) changes the running process by HAProxy's runtime API where that comes to exactly what a reload would, and reloads it
+        gracefully where it does not.
+      - V(reload) always reloads.
+      - V(runtime_only) never reloads. A change that takes a reload fails with the reason, and nothing is touched.
+      - A HAProxy that does not run is started with each of them.
+    type: str
+    choices: [auto, reload, runtime_only]
+    default: auto
   reload_method:
     description:
       - V(master_socket) asks the master, and has the strongest proof.
@@ -134,7 +144,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 applied_by:
-  description: What was done (in check mode, would be), one of V(none), V(start) and V(reload).
+  description: What was done (in check mode, would be), one of V(none), V(start), V(runtime) and V(reload).
   returned: success
   type: str
 reason:
@@ -183,6 +193,7 @@ def main() -> None:
             "master_socket": {"type": "path", "default": "/run/haproxy-master.sock"},
             "service_name": {"type": "str", "default": "haproxy"},
             "config_files": {"type": "list", "elements": "path", "default": []},
+            "apply_strategy": {"type": "str", "choices": ["auto", "reload", "runtime_only"], "default": "auto"},
             "reload_method": {
                 "type": "str",
                 "choices": ["auto", "master_socket", "service", "pid"],
@@ -215,7 +226,7 @@ def main() -> None:
         params["reload_timeout"],
     )
     definition = Definition(*(params[field] for field in Definition._fields))
-    wish = Wish(params["checksum"], params["start"], params["backup_file"], params["drain_timeout"], params["check_timeout"])
+    wish = Wish(params["checksum"], params["start"], params["backup_file"], params["drain_timeout"], params["check_timeout"], params["apply_strategy"])
     try:
         result = apply(definition, plan, wish, module.check_mode, run)
     except (ApplyError, StateError) as error:

@@ -103,6 +103,11 @@ options:
           - One that leaves a backend empty never is.
         type: int
         default: 0
+      apply_strategy:
+        description: How M(autoscale.haproxy.haproxy_apply) is going to make the change, see its option of this name; only the plan depends on it.
+        type: str
+        choices: [auto, reload, runtime_only]
+        default: auto
   gather_servers:
     description: Whether to return every server of the running process (about 60 bytes each).
     type: bool
@@ -157,7 +162,7 @@ ansible_facts:
           type: str
           sample: 2.6.12
         running:
-          description: Whether a process runs the configuration file. The keys from RV(ignore:pid) to RV(ignore:servers) are there only then.
+          description: Whether a process runs the configuration file. The keys from RV(ignore:pid) to RV(ignore:drift) are there only then.
           type: bool
         state_dir_exists:
           description: Whether the state folder is there.
@@ -218,6 +223,13 @@ ansible_facts:
         servers:
           description: The servers of the process (name, address, port) by backend; with O(gather_servers) only.
           type: dict
+        drift:
+          description:
+            - In what the servers of the process differ from the file that it is at, a sentence for each difference; empty when they do not.
+            - What a person set (maintenance, drain, weight) is no difference.
+          type: list
+          elements: str
+          sample: ["web/i-0abc: weight 10 in the process and 1 in the file"]
         config:
           description: The file on disk.
           type: dict
@@ -326,7 +338,16 @@ ansible_facts:
                 - RV(ignore:runs) is the number of runs in a row that have seen these servers, this one included.
               type: dict
             plan:
-              description: What brings the process to it, one of V(none), V(start) and V(reload).
+              description: What brings the process to it, one of V(none), V(start), V(runtime) and V(reload).
+              type: str
+            plan_reason:
+              description:
+                - Why it takes a reload, or in short what is done at runtime.
+                - Empty when RV(ignore:plan) is V(none) or V(start).
+              type: str
+              sample: "backend web: balance static-rr takes no servers at runtime"
+            needs_reload:
+              description: Why it takes a reload, when O(candidates[].apply_strategy=runtime_only) forbids one; empty otherwise.
               type: str
             postponed:
               description:
@@ -358,6 +379,7 @@ CANDIDATE = {
     "reload_interval": {"type": "int", "default": 0},
     "maximum_old_workers": {"type": "int", "default": 0},
     "confirm_runs": {"type": "int", "default": 0},
+    "apply_strategy": {"type": "str", "choices": ["auto", "reload", "runtime_only"], "default": "auto"},
 }
 
 
@@ -382,7 +404,7 @@ def main() -> None:
         definition = Definition(*(entry[field] for field in Definition._fields))
         candidate = None
         if entry["text"] is not None:
-            candidate = Candidate(*(entry[field] for field in Candidate._fields))
+            candidate = Candidate(*(entry["apply_strategy" if field == "strategy" else field] for field in Candidate._fields))
         try:
             processes[entry["name"]] = report(definition, candidate, module.params["gather_servers"], run)
         except StateError as error:

@@ -20,14 +20,16 @@ from .haproxy_transition import Transition
 
 class Wish(NamedTuple):
     """What the caller wants: `checksum` of the file that this run rendered (empty: whatever is on disk), whether to
-    start a HAProxy that does not run, the copy of the file that the rendered one replaced (empty: none), and for how
-    many seconds to wait for the running requests of servers that go, and for the first passed check of those that come."""
+    start a HAProxy that does not run, the copy of the file that the rendered one replaced (empty: none), for how many
+    seconds to wait for the running requests of servers that go, and for the first passed check of those that come, and
+    whether to reload: where it must be (auto), always (reload) or never (runtime_only)."""
 
     checksum: str
     start: bool
     backup_file: str
     drain_timeout: float
     check_timeout: float
+    strategy: str = "auto"
 
 
 def decide(wish: Wish, running: Running | None, is_in_force: bool) -> str:

@@ -23,7 +23,7 @@ Servers = Mapping[str, Sequence[haproxy_config.Server]]
 
 
 class Candidate(NamedTuple):
-    """A text that may become the configuration; the fields are the suboptions of the same name."""
+    """A text that may become the configuration; the fields are the suboptions of the same name, and `strategy` is apply_strategy."""
 
     text: str
     start: bool
@@ -32,6 +32,7 @@ class Candidate(NamedTuple):
     reload_interval: int
     maximum_old_workers: int
     confirm_runs: int
+    strategy: str = "auto"
 
 
 def report(definition: Definition, candidate: Candidate | None, gather_servers: bool, run: Run) -> dict[str, Any]:
