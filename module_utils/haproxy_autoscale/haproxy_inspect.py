@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 from . import haproxy_config, haproxy_process, haproxy_service, haproxy_socket, haproxy_state
 from .haproxy_process import Identity, Process
-from .haproxy_socket import ServerState, SocketError, Workers
+from .haproxy_socket import Command, ServerState, SocketError, Workers
 from .haproxy_state import StateError
+
+# What HAProxy's command line holds, in bytes, unless `tune.bufsize` says otherwise (Configuration Manual 3.2).
+BUFFER = 16384
 
 
 class Definition(NamedTuple):
@@ -96,23 +99,29 @@ class Running(NamedTuple):
 
     def order(self, commands: Iterable[str], timeout: float) -> None:
         """Send commands that answer with an empty line when they succeed; anything else raises SocketError, with the
-        answer. Several go together, in lines that the command line's buffer holds (16 KiB, half of it used)."""
+        answer."""
+        self.carry_out([(Command(text),) for text in commands], BUFFER, timeout)
+
+    def carry_out(self, groups: Iterable[Sequence[Command]], buffer: int, timeout: float) -> list[str]:
+        """Send commands, and return their answers; one that does not match raises SocketError. Several go together, in lines that the
+        command line's `buffer` holds (bytes, half of it used); those of a group are never parted. `timeout` is in seconds for a line."""
         # The master reads a prefix up to the next semicolon only, so there each command has its own.
         prefix = f"@!{self.worker.pid} " if self.workers is not None and self.worker is not None else ""
-        line = ""
-        for command in commands:
-            if len(line) + len(prefix) + len(command) > 8000:
-                self._order_line(line, timeout)
-                line = ""
-            line += f"; {prefix}{command}" if line else command
-        if line:
-            self._order_line(line, timeout)
+        line: list[Command] = []
+        answers: list[str] = []
+        size = 0
+        for group in groups:
+            more = sum(len(prefix) + len(command.text) + 2 for command in group)
+            if line and size + more > buffer // 2:
+                answers += self._line(line, prefix, timeout)
+                line, size = [], 0
+            line += group
+            size += more
+        return answers + (self._line(line, prefix, timeout) if line else [])
 
-    def _order_line(self, line: str, timeout: float) -> None:
-        answer = self.ask(line, timeout)
-        # An empty line for each command: an answer that was cut is no success.
-        if answer != "\n" * (line.count("; ") + 1):
-            raise SocketError(f"{line[:200]!r} was answered with {answer.strip()[:500]!r}")
+    def _line(self, commands: Sequence[Command], prefix: str, timeout: float) -> list[str]:
+        line = f"; {prefix}".join(command.text for command in commands)
+        return haproxy_socket.split_answers(line, commands, self.ask(line, timeout))
 
 
 def read_config_file(path: str) -> ConfigFile | None:

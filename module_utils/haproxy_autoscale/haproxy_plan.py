@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .haproxy_config import SECTIONS, split_line
+from .haproxy_socket import DISABLED, DRAIN, MAINTENANCE, Command, ServerState
+
+States = Mapping[str, Sequence[ServerState]]
 
 # Where a row comes from. Measured: 2.6, 3.0 and 3.2 accept or refuse the keyword in `add server` as the row says. Manual:
 # the Configuration Manual 5.2 and the Management Guide, "add server"; where such a row says None, HAProxy accepts the keyword or
@@ -199,22 +202,17 @@ class Capabilities(NamedTuple):
     buffer: int = 16384
 
 
-class Command(NamedTuple):
-    """One command, and the pattern that the whole of its answer has to match. Anything else is a failure."""
-
-    text: str
-    answer: str = ""
-
-
 class Step(NamedTuple):
     """One thing to do. `commands` go to HAProxy together, on one line. Those that wait have none: `action` says for what,
     "wait for checks" for the first passed check of one of the backend's newcomers, "wait until idle" for the requests of the
-    servers that were drained or put in maintenance in the steps before. Both have to be bounded."""
+    servers that were drained or put in maintenance in the steps before. Both have to be bounded. `place` is where a server is after
+    a "move", which 3.0 makes a moment after its answer (measured)."""
 
     action: str
     backend: str = ""
     server: str = ""
     commands: tuple[Command, ...] = ()
+    place: tuple[str, int] | None = None
 
 
 class Plan(NamedTuple):
@@ -404,7 +402,8 @@ def _ids(servers: Iterable[_Server]) -> dict[str, int]:
 
 
 class _Change(NamedTuple):
-    """What becomes of one section's servers. `moved` have another place, `reset` another value of a settable keyword."""
+    """What becomes of one section's servers. `moved` have another place, `reset` another value of a settable keyword.
+    `states` is what the process has of it, by name; empty when that is not known."""
 
     section: _Section
     added: list[_Server]
@@ -413,10 +412,16 @@ class _Change(NamedTuple):
     reset: list[tuple[_Server, str, str]]
     kept: list[_Server]
     ids: dict[str, int]
+    states: dict[str, ServerState]
 
     @property
     def backend(self) -> str:
         return self.section.heading[1]
+
+    @property
+    def serving(self) -> list[_Server]:
+        """Those that stay where they are and serve meanwhile."""
+        return [server for server in self.kept if not _is_backup(server) and (not self.states or self.states[server.name].usable)]
 
 
 class _Terms(NamedTuple):
@@ -525,31 +530,102 @@ def _settings(where: str, server: _Server, old: _Server) -> list[tuple[_Server, 
     return found
 
 
-def _change(old: _Section, new: _Section, terms: _Terms) -> _Change | None:
+class _Drift(NamedTuple):
+    """How a section's servers are in the process: `servers` as they would stand in a file, `strangers` the names of those that
+    the file does not have, and what differs, in words: `mendable` at runtime, or not."""
+
+    servers: list[_Server]
+    strangers: set[str]
+    mendable: list[str]
+    unmendable: list[str]
+
+
+def _drift(section: _Section, states: Mapping[str, ServerState]) -> _Drift:
+    """Hold the servers of a file's section against the process's. What a person may set (maintenance, drain, weight) is no
+    difference, nor is what the text does not tell: an address that has to be resolved, say."""
+    found = _Drift([], set(), [], [])
+    unknown = section.uncertain or any(words[0] in ("disabled", "server-template") for words in section.effective)
+    if section.heading[:1] not in (["backend"], ["listen"]) or unknown:
+        return found._replace(servers=section.servers)
+    ids = _ids(section.servers)
+    backend = section.heading[1] if len(section.heading) > 1 else ""
+    for server in section.servers:
+        where = f"{backend}/{server.name}"
+        state = states.get(server.name)
+        if state is None:
+            found.mendable.append(f"{where} is in the file and not in the process")
+            continue
+        place, there = _place(server.address), (state.server.address, state.server.port)
+        if place is not None and not server.raw and not state.server.fqdn and place != there:
+            found.mendable.append(f"{where} is at {_written(there)}, and at {_written(place)} in the file")
+            found.servers.append(server._replace(address=_written(there)))
+        else:
+            found.servers.append(server)
+        if state.id != ids[server.name]:
+            found.unmendable.append(f"{where} has the id {state.id}, and {ids[server.name]} in the file")
+        try:
+            parameters = {} if server.raw else _parameters(where, server)
+        except _Reload:
+            continue
+        if not server.raw and "track" not in parameters:
+            for what, wanted, has in (("checked", "check" in parameters, state.server.checked), ("reached over TLS", "ssl" in parameters, state.tls)):
+                if wanted != has:
+                    found.unmendable.append(f"{where} is {'' if has else 'not '}{what}, other than in the file")
+    names = {server.name for server in section.servers}
+    for name in states:
+        if name not in names:
+            found.mendable.append(f"{backend}/{name} is in the process and not in the file")
+            found.strangers.add(name)
+            found.servers.append(_Server(name, "", (), ""))
+    return found
+
+
+def drift(in_force: str, states: States) -> list[str]:
+    """How a process's servers differ from those of the configuration that it runs, in sentences; empty when they do not. Pure.
+
+    `in_force` is the whole configuration, as for `plan`. What a person set (maintenance, drain, weight) is no difference.
+    """
+    found = [_drift(section, _by_name(section, states)) for section in _sections(in_force)]
+    return [sentence for one in found for sentence in one.mendable + one.unmendable]
+
+
+def _by_name(section: _Section, states: States) -> dict[str, ServerState]:
+    return {state.server.name: state for state in states.get(section.heading[1], [])} if len(section.heading) > 1 else {}
+
+
+def _change(old: _Section, new: _Section, terms: _Terms, states: States | None) -> _Change | None:
     """What becomes of a section's servers, None for nothing. Raises _Reload."""
-    if old.servers == new.servers:
+    had = _by_name(old, states) if states is not None else {}
+    drifted = _drift(old, had) if states is not None else _Drift(old.servers, set(), [], [])
+    if drifted.unmendable:
+        raise _Reload(f"{new.title}: {drifted.unmendable[0]}")
+    if drifted.servers == new.servers:
         return None
-    before, after = ({server.name: server for server in section.servers} for section in (old, new))
-    if len(before) != len(old.servers) or len(after) != len(new.servers):
+    before, after = ({server.name: server for server in servers} for servers in (drifted.servers, new.servers))
+    if len(before) != len(drifted.servers) or len(after) != len(new.servers):
         raise _Reload(f"{new.title}: two servers have one name")
     added = [server for server in new.servers if server.name not in before]
-    removed = [server for server in old.servers if server.name not in after]
+    removed = [server for server in drifted.servers if server.name not in after]
     stay = [(before[server.name], server) for server in new.servers if server.name in before]
+    unknown = [server.name for _was, server in stay if server.name in drifted.strangers]
+    if unknown:
+        raise _Reload(f"{new.title}, server {unknown[0]}: the process has it with parameters that no file tells")
     different = [(was, server) for was, server in stay if was != server]
     moved = [server for was, server in different if _place(was.address) != _place(server.address)]
     _judge_section(new, terms, bool(added), bool(moved))
     reset = [setting for was, server in different for setting in _settings(f"{new.title}, server {server.name}", server, was)]
     kept = [server for _was, server in stay if server not in moved]
-    change = _Change(new, added, removed, moved, reset, kept, _ids(new.servers))
+    change = _Change(new, added, removed, moved, reset, kept, _ids(new.servers), had)
     for server in moved:
         _judge_moved(f"{new.title}, server {server.name}", change, server, before[server.name], terms)
     for server in added:
         where = f"{new.title}, server {server.name}"
         _judge_newcomer(where, _judge_server(where, server), terms)
     for server in removed:
-        _judge_server(f"{old.title}, server {server.name}", server)
-    _judge_ids(change, _ids(old.servers))
-    _judge_order(change, old)
+        if server.name not in drifted.strangers:
+            _judge_server(f"{old.title}, server {server.name}", server)
+    _judge_ids(change, {state.server.name: state.id for state in had.values()} if states is not None else _ids(old.servers))
+    _judge_order(change, drifted.servers)
     _judge_rest(change)
     return change
 
@@ -573,21 +649,20 @@ def _is_checked(server: _Server) -> bool:
     return "check" in _parameters(server.name, server)
 
 
-def _judge_order(change: _Change, old: _Section) -> None:
+def _judge_order(change: _Change, old: Sequence[_Server]) -> None:
     """Of several backup servers the first one that is usable serves, unless there is `option allbackups` (5.2 "backup", 4.2).
     Added servers come behind the others ("add server")."""
     if _on(change.section.effective, "allbackups"):
         return
     wanted = [server.name for server in change.section.servers if "backup" in server.words]
-    there = [server.name for server in old.servers if server.name in wanted]
+    there = [server.name for server in old if server.name in wanted]
     if [*there, *(server.name for server in change.added if server.name in wanted)] != wanted:
         raise _Reload(f"{change.section.title}: backup: the order of the backup servers would be another one")
 
 
 def _judge_rest(change: _Change) -> None:
     """A server that moves is taken out meanwhile, so another one has to serve."""
-    others = [server for server in change.kept if "backup" not in server.words]
-    if change.moved and not others and not any(_is_checked(server) and not _is_backup(server) for server in change.added):
+    if change.moved and not change.serving and not any(_is_checked(server) and not _is_backup(server) for server in change.added):
         raise _Reload(f"{change.section.title}, server {change.moved[0].name}: no other server is left to serve while its address or port changes")
 
 
@@ -603,59 +678,57 @@ def _step(action: str, backend: str, server: _Server, *commands: tuple[str, str]
     return Step(action, backend, server.name, tuple(Command(text.replace("{place}", place), answer) for text, answer in commands))
 
 
-def _newcomer(change: _Change, server: _Server) -> list[Step]:
-    """Added with all its parameters, since nothing comes from `default-server`; then brought in without a request before its first
-    passed check: on one line, because an enabled server counts as up until it is said to be down (measured)."""
+def _add(change: _Change, server: _Server) -> Step:
+    """Added with all its parameters, since nothing comes from `default-server`."""
     parameters = {**_parameters(server.name, server), "id": (str(change.ids[server.name]),)}
     place = _place(server.address)
     assert place is not None  # noqa: S101 - judged before
     words = [_written(place), *(word for keyword, values in parameters.items() for word in (keyword, *values))]
-    steps = [_step("add", change.backend, server, ("add server {place} " + " ".join(words), _ADDED))]
-    enable = ("enable server {place}", _NOTHING)
-    if "check" not in parameters:
-        return [*steps, _step("enable", change.backend, server, enable)]
-    return [
-        *steps,
-        _step("enable", change.backend, server, enable, ("set server {place} health down", _NOTHING)),
-        _step("check", change.backend, server, ("enable health {place}", _NOTHING)),
-    ]
+    return _step("add", change.backend, server, ("add server {place} " + " ".join(words), _ADDED))
+
+
+def _bring_in(change: _Change, server: _Server, setting: str = "ready") -> Step:
+    """Bring a server in that is in maintenance, without a request before its first passed check. Out of maintenance it counts as up, so
+    it goes by way of drain, where it gets nothing until it is said to be down (measured)."""
+    words = ["state drain", "health down", f"state {setting}"] if _is_checked(server) else [f"state {setting}"]
+    return _step("enable", change.backend, server, *((f"set server {{place}} {word}", _NOTHING) for word in words))
 
 
 def _move(change: _Change, server: _Server) -> list[Step]:
-    """Out of maintenance a server counts as up, so it comes back by way of drain, where it gets nothing until it is said to be
-    down (measured)."""
     place = _place(server.address)
     assert place is not None  # noqa: S101 - judged before
-    ready = [("set server {place} state ready", _NOTHING)]
-    if _is_checked(server):
-        ready = [("set server {place} state drain", _NOTHING), ("set server {place} health down", _NOTHING), *ready]
-    return [
-        _step("move", change.backend, server, (f"set server {{place}} addr {place[0]} port {place[1]}", _MOVED)),
-        _step("enable", change.backend, server, *ready),
-    ]
+    found = [_step("move", change.backend, server, (f"set server {{place}} addr {place[0]} port {place[1]}", _MOVED))._replace(place=place)]
+    # What a person set stays.
+    admin = change.states[server.name].admin if change.states else 0
+    if admin & MAINTENANCE and not admin & DISABLED:
+        return found
+    return [*found, _bring_in(change, server, "drain" if admin & DRAIN else "ready")]
+
+
+def _is_out(change: _Change, server: _Server) -> bool:
+    """Whether a server is in maintenance already: one that an earlier run had to leave until its connections end, say."""
+    return server.name in change.states and bool(change.states[server.name].admin & MAINTENANCE)
 
 
 def _steps(changes: Sequence[_Change]) -> list[Step]:
     """Newcomers first, then who leaves or moves: drained, in maintenance (a client with a cookie still reaches a drained
-    server: measured), and then gone or moved."""
-    found: list[Step] = []
+    server: measured), and then gone or moved. Steps of one kind stand together, because they can go in one line."""
+    newcomers = [(change, server) for change in changes for server in change.added]
+    found = [_add(change, server) for change, server in newcomers]
+    found += [_bring_in(change, server) for change, server in newcomers]
+    found += [_step("check", change.backend, server, ("enable health {place}", _NOTHING)) for change, server in newcomers if _is_checked(server)]
     for change in changes:
-        for server in change.added:
-            found += _newcomer(change, server)
         for server, keyword, value in change.reset:
             found.append(_step(keyword, change.backend, server, (KEYWORDS[keyword].settable.replace("{value}", value), _NOTHING)))
     for change in changes:
-        going = [*change.removed, *change.moved]
-        serving = [server for server in change.kept if "backup" not in server.words]
-        if going and not serving and any(_is_checked(server) for server in change.added):
+        if (change.removed or change.moved) and not change.serving and any(_is_checked(server) for server in change.added):
             found.append(Step("wait for checks", change.backend))
-    leavers = [(change, server) for change in changes for server in (*change.removed, *change.moved)]
+    leavers = [(change, server) for change in changes for server in (*change.removed, *change.moved) if not _is_out(change, server)]
     for state in ("drain", "maint"):
         found += [_step(state, change.backend, server, (f"set server {{place}} state {state}", _NOTHING)) for change, server in leavers]
         found += [Step("wait until idle")] if leavers else []
-    for change in changes:
-        for server in change.moved:
-            found += _move(change, server)
+    moved = [_move(change, server) for change in changes for server in change.moved]
+    found += [steps[0] for steps in moved] + [step for steps in moved for step in steps[1:]]
     found += [_step("delete", change.backend, server, ("del server {place}", _DELETED)) for change in changes for server in change.removed]
     return found
 
@@ -670,12 +743,13 @@ def _is_file(keyword: str) -> bool:
     return keyword in KEYWORDS and KEYWORDS[keyword].file
 
 
-def plan(in_force: str, wanted: str, version: str, capabilities: Capabilities) -> Plan:
+def plan(in_force: str, wanted: str, version: str, capabilities: Capabilities, states: States | None = None) -> Plan:
     """The way from the configuration in force to the wanted one. Pure.
 
     Each text is the whole configuration of the process: of several files, all of them joined in their order, since a `defaults`
     section of one holds for the next. `version` is HAProxy's own, as in "2.6.12-1+deb12u4". A version newer than those measured is
-    taken for the newest of them, because every answer is compared with what it should be.
+    taken for the newest of them, because every answer is compared with what it should be. `states` are the process's servers by
+    backend: where they differ from the configuration in force, the way begins at what the process has.
     """
     old, new = _sections(in_force), _sections(wanted)
     try:
@@ -686,7 +760,7 @@ def plan(in_force: str, wanted: str, version: str, capabilities: Capabilities) -
             _values_of((section for section in old if not section.uncertain), _is_file),
             {value for _keyword, value in _values_of(old, lambda keyword: keyword == "track")},
         )
-        changes = [change for change in (_change(before, after, terms) for before, after in zip(old, new)) if change]
+        changes = [change for change in (_change(before, after, terms, states) for before, after in zip(old, new)) if change]
         steps = _steps(changes)
         if steps and not capabilities.admin:
             raise _Reload("no socket with level admin takes commands")

@@ -29,12 +29,16 @@ class StateError(Exception):
 class Record(NamedTuple):
     """What the last proven apply brought into force: the file's checksum, and the process it was proven on.
 
-    `main` is the master, or the one process where there is no master (and then `worker` is the same).
+    `main` is the master, or the one process where there is no master (and then `worker` is the same). `leaving` are the servers, as
+    (backend, name), that are in the process until their connections end, and `differences` the sentences of haproxy_plan.drift
+    that were true right after a reload: that is how HAProxy reads its file, and another reload would mend nothing.
     """
 
     checksum: str
     main: Identity
     worker: Identity
+    leaving: frozenset[tuple[str, str]] = frozenset()
+    differences: tuple[str, ...] = ()
 
 
 def checksum(data: bytes) -> str:
@@ -81,7 +85,13 @@ def read_record(state_dir: str, name: str) -> Record | None:
 
     Raises StateError when it is there and cannot be read.
     """
-    return _read_kept(_record_path(state_dir, name), lambda found: Record(found["checksum"], Identity(*found["main"]), Identity(*found["worker"])))
+
+    def make(found: Any) -> Record:
+        leaving = frozenset((str(backend), str(server)) for backend, server in found.get("leaving", []))
+        differences = tuple(str(sentence) for sentence in found.get("differences", []))
+        return Record(found["checksum"], Identity(*found["main"]), Identity(*found["worker"]), leaving, differences)
+
+    return _read_kept(_record_path(state_dir, name), make)
 
 
 class Failure(NamedTuple):
@@ -281,7 +291,8 @@ def sync_file(path: str) -> None:
 def save(state_dir: str, name: str, text: bytes, record: Record) -> None:
     """Keep `text` as the last good file and `record` beside it. Raises StateError."""
     write_atomically(last_good_path(state_dir, name), text)
-    write_atomically(_record_path(state_dir, name), json.dumps(record._asdict(), sort_keys=True).encode())
+    kept = {**record._asdict(), "leaving": sorted(record.leaving)}
+    write_atomically(_record_path(state_dir, name), json.dumps(kept, sort_keys=True).encode())
 
 
 @contextlib.contextmanager

@@ -220,18 +220,24 @@ def drain(running: Running, transition: Transition, timeout: float) -> int:
     idle. Half of the time is therefore kept for what runs when maintenance has put an end to that. Returns how many
     requests ran on when the time was over. Raises SocketError.
     """
-    places = [f"{backend}/{state.server.name}" for backend, row in transition.leavers.items() for state in row]
+    places = {(backend, state.server.name) for backend, row in transition.leavers.items() for state in row}
     begun = time.monotonic()
     busy = 0
     for step, deadline in (("drain", begun + timeout / 2), ("maint", begun + timeout)):
-        running.order((f"set server {place} state {step}" for place in places), TIMEOUT)
-        while True:
-            used = haproxy_socket.parse_servers_connections(running.ask("show servers conn", TIMEOUT))
-            busy = sum(used.get((backend, state.server.name), 0) for backend, row in transition.leavers.items() for state in row)
-            if not busy or time.monotonic() >= deadline:
-                break
-            time.sleep(0.1)
+        running.order((f"set server {backend}/{name} state {step}" for backend, name in sorted(places)), TIMEOUT)
+        busy = wait_until_idle(running, places, deadline)
     return busy
+
+
+def wait_until_idle(running: Running, places: Collection[tuple[str, str]], deadline: float) -> int:
+    """Wait for the running requests of these servers, (backend, name), at most until `deadline` of the monotonic clock. Returns
+    how many still run then. Raises SocketError."""
+    while True:
+        used = haproxy_socket.parse_servers_connections(running.ask("show servers conn", TIMEOUT))
+        busy = sum(used.get(place, 0) for place in places)
+        if not busy or time.monotonic() >= deadline:
+            return busy
+        time.sleep(0.1)
 
 
 def bring_back(running: Running, leavers: Mapping[tuple[str, str], int], held: Collection[tuple[str, str]]) -> None:

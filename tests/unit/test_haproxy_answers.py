@@ -98,13 +98,13 @@ COLUMNS = (
 
 def test_servers_of_a_process() -> None:
     found = parse_servers_state(
-        "1\n" + COLUMNS + "3 l 1 x ::1 2 0 1 1 1 1 0 2 0 0 0 0 - 90 - 0 0 - - 0\n"
-        "4 b 1 i-1 127.0.0.1 0 0 1 1 1 8 2 0 6 0 0 0 localhost 9 - 0 0 - - 0\n"
+        "1\n" + COLUMNS + "3 l 7 x ::1 2 0 1 1 1 1 0 2 0 0 0 0 - 90 - 1 0 - - 0\n"
+        "4 b 2147483647 i-1 127.0.0.1 0 0 1 1 1 8 2 0 6 0 0 0 localhost 9 - -1 0 - - 0\n"
         "5 <HTTPCLIENT> 1 <HTTPCLIENT> - 2 0 1 1 1 1 0 2 0 0 0 0 - 0 - 0 0 - - 0\n\n"
     )
     assert found == {
-        "l": [ServerState(Server("x", "::1", 90), 2, 0, 1, 1)],
-        "b": [ServerState(Server("i-1", "127.0.0.1", 9, (), "localhost", True), 0, 0, 1, 1)],
+        "l": [ServerState(Server("x", "::1", 90), 2, 0, 1, 1, 7, True)],
+        "b": [ServerState(Server("i-1", "127.0.0.1", 9, (), "localhost", True), 0, 0, 1, 1, 2147483647)],
     }
 
 

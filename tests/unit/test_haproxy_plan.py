@@ -65,14 +65,14 @@ def reason(before: str, after: str, version: str = NEW) -> str:
 def test_a_newcomer_is_added_whole_and_gets_nothing_before_its_first_passed_check(version: str) -> None:
     assert commands(planned(text(A), text(A, B), version)) == [
         "add server web/b 10.0.0.2:80 check id 12",
-        "enable server web/b; set server web/b health down",
+        "set server web/b state drain; set server web/b health down; set server web/b state ready",
         "enable health web/b",
     ]
 
 
 def test_a_newcomer_without_a_check_is_not_held_down() -> None:
     found = commands(planned(text(A), text(A, "server b 10.0.0.2:80 id 12")))
-    assert found == ["add server web/b 10.0.0.2:80 id 12", "enable server web/b"]
+    assert found == ["add server web/b 10.0.0.2:80 id 12", "set server web/b state ready"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
