@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import haproxy_config, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state, haproxy_transition
+from . import haproxy_config, haproxy_inspect, haproxy_plan, haproxy_process, haproxy_reload, haproxy_runtime, haproxy_state, haproxy_transition
 from .haproxy_config import Configuration
 from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
 from .haproxy_process import Identity
@@ -33,7 +34,7 @@ class Wish(NamedTuple):
 
 
 def decide(wish: Wish, running: Running | None, is_in_force: bool) -> str:
-    """What brings the process to its file: "none", "start" or "reload". Pure."""
+    """What brings the process to its file: "none", "start" or "reload", which haproxy_inspect.way may spare. Pure."""
     if running is None:
         return "start" if wish.start else "none"
     return "none" if is_in_force else "reload"
@@ -55,7 +56,7 @@ def _result(action: str, reason: str, proof: str, before: Running | None, text: 
 
 
 def apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run: Run) -> dict[str, Any]:
-    """Bring the process to the file on disk and return what was done: `changed`, `applied_by` (none, start, reload),
+    """Bring the process to the file on disk and return what was done: `changed`, `applied_by` (none, start, runtime, reload),
     `reason`, `proof`, and when something was done the servers `added`, `removed` and `changed_servers` by backend.
 
     Raises ApplyError and StateError; the running process serves on then.
@@ -87,6 +88,14 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     action = decide(wish, before, is_in_force)
     around = haproxy_inspect.surroundings(definition, before)
     text = haproxy_inspect.whole_text(around.config_files, definition.config_path, config_file.text)
+    if before is not None and action == "reload":
+        planned = _way(definition, wish, before, text)
+        if not planned.reload:
+            action = "runtime"
+        elif wish.strategy == "runtime_only":
+            raise ApplyError(f"{_never(planned)}. Nothing was changed")
+        else:
+            reason += f"; {planned.reload}"
     if action == "none" or check_mode:
         return _result(action, reason, "", before, text)
     # Whoever wrote it: what HAProxy runs must be what it finds after a power cut.
@@ -94,7 +103,16 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command, plan.master_socket))
     if before is None:
         return _start(definition, plan, around, wish, config_file, reason, run)
-    return _reload(definition, plan, around, wish, config_file, before, _result(action, reason, "", before, text), haproxy_config.parse(text), run)
+    return _bring(definition, plan, around, wish, config_file, before, _result(action, reason, "", before, text), text, run)
+
+
+def _way(definition: Definition, wish: Wish, running: Running, text: str) -> haproxy_plan.Plan:
+    places = [haproxy_state.last_good_path(definition.state_dir, definition.name), wish.backup_file, definition.config_path]
+    return haproxy_inspect.way(definition, running, text, wish.strategy, places)
+
+
+def _never(planned: haproxy_plan.Plan) -> str:
+    return f"apply_strategy is runtime_only, and this takes a reload: {planned.reload}"
 
 
 # How long a process that was just started is given to answer, in seconds: one with 10,000 servers needs one.
@@ -153,6 +171,88 @@ def _start_on_last_good(definition: Definition, plan: Plan, around: Surroundings
     return f" HAProxy was started on it: {proof.text}."
 
 
+def _bring(
+    definition: Definition,
+    plan: Plan,
+    around: Surroundings,
+    wish: Wish,
+    config_file: ConfigFile,
+    before: Running,
+    result: dict[str, Any],
+    text: str,
+    run: Run,
+) -> dict[str, Any]:
+    """Bring a running process to its file: at runtime where that leaves it in the same state, else by a reload. `result` is what is
+    returned, without the proof, and `text` the whole configuration."""
+    wanted = haproxy_config.parse(text)
+    before = _healed(definition, before, wanted, wish, result)
+    # The other files, and who called, may have changed since it was judged; nobody is drained for what HAProxy refuses.
+    accepted, messages = haproxy_reload.check(plan.binary, definition.config_path, around, None, run)
+    if not accepted:
+        raise ApplyError(f"HAProxy does not accept {definition.config_path}: {' '.join(messages)}. {_put_back(definition, wish, config_file, before)}")
+    planned = _way(definition, wish, before, text)
+    if not planned.reload:
+        try:
+            return _runtime(definition, wish, config_file, before, result, text, planned)
+        except SocketError as error:
+            if wish.strategy == "runtime_only":
+                intent = haproxy_state.read_intent(definition.state_dir, definition.name)
+                done = _put_back(definition, wish, config_file, before) + _undo(definition, before, wanted, intent, haproxy_transition.NOTHING)
+                raise ApplyError(f"the change could not be made at runtime: {error}. {done}") from error
+            result["warnings"].append(f"the change could not be made at runtime, so HAProxy is reloaded: {error}")
+        now = _observe_settled(definition)
+        if now is None:
+            raise ApplyError("HAProxy ended while it was changed at runtime")
+        before = _healed(definition, now, wanted, wish, result)
+    elif wish.strategy == "runtime_only":
+        raise ApplyError(f"{_never(planned)}. {_put_back(definition, wish, config_file, before)}")
+    return _reload(definition, plan, around, wish, config_file, before, {**result, "applied_by": "reload"}, text, run)
+
+
+def _runtime(
+    definition: Definition, wish: Wish, config_file: ConfigFile, before: Running, result: dict[str, Any], text: str, planned: haproxy_plan.Plan
+) -> dict[str, Any]:
+    """Carry out what is planned, and hold the process against its file. Raises SocketError when anything is not as expected; what was
+    begun stands in the intent then."""
+    states = {(backend, state.server.name): state for backend, row in (before.states or {}).items() for state in row}
+    leavers = {(step.backend, step.server): states[step.backend, step.server].admin for step in planned.steps if step.action == "drain"}
+    added = {(step.backend, step.server) for step in planned.steps if step.action == "add"}
+    intent = _intent(before.worker, leavers, added, _cut_off(definition, before))
+    try:
+        # Before the first command: a run that dies from here on is healed by the next.
+        haproxy_state.write_intent(definition.state_dir, definition.name, intent)
+    except StateError as error:
+        raise StateError(f"{error}. {_put_back(definition, wish, config_file, before)} The running HAProxy was not changed") from error
+    outcome = haproxy_runtime.carry_out(before, planned.steps, wish.drain_timeout, wish.check_timeout, planned.buffer)
+    if outcome.waiting:
+        return _wait_for_checks(definition, before, intent, outcome.waiting, result)
+    now = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
+    if now is None or now.states is None or now.worker != before.worker:
+        raise SocketError("another process serves now")
+    lasting = {backend: [state for state in row if (backend, state.server.name) not in outcome.left] for backend, row in now.states.items()}
+    weighed = {(step.backend, step.server) for step in planned.steps if step.action == "weight"}
+    differences = haproxy_plan.drift(text, lasting, added | weighed.intersection(place for place, state in states.items() if not state.admin))
+    if differences:
+        raise SocketError(f"afterwards {'; '.join(differences[:5])}")
+    commands = sum(len(step.commands) for step in planned.steps)
+    count = sum(len(row) for row in lasting.values())
+    proof = Proof(now, f"{commands} commands, process {now.worker.pid if now.worker else '?'} has the {count} servers of the file")
+    if outcome.busy:
+        result["warnings"].append(f"{outcome.busy} requests still ran on servers that go after {wish.drain_timeout:.0f} s")
+    if outcome.left:
+        names = ", ".join("/".join(place) for place in sorted(outcome.left))
+        result["warnings"].append(f"{names} still has connections: it gets nothing new, and is deleted by a later run")
+    _keep(definition, haproxy_config.parse(text), config_file, proof, frozenset(outcome.left), [])
+    return {**result, "proof": proof.text}
+
+
+def _wait_for_checks(definition: Definition, before: Running, intent: Intent, backends: list[str], result: dict[str, Any]) -> dict[str, Any]:
+    """Take what was added away again: left in the process, the next run would take it for servers that stay."""
+    _close(definition, intent, haproxy_transition.withdraw(before, intent.added))
+    why = f"no other server of {', '.join(backends)} passes its check yet, so the servers that go stay for this run"
+    return {**result, "applied_by": "none", "warnings": [f"{why}, and all of this change waits with them"]}
+
+
 def _reload(
     definition: Definition,
     plan: Plan,
@@ -161,18 +261,13 @@ def _reload(
     config_file: ConfigFile,
     before: Running,
     result: dict[str, Any],
-    wanted: Configuration,
+    text: str,
     run: Run,
 ) -> dict[str, Any]:
-    """Newcomers gated, leavers drained, reload, proof; on failure everything as it was. `result` is what is returned, without
-    the proof, and `wanted` the whole configuration."""
+    """Newcomers gated, leavers drained, reload, proof; on failure everything as it was."""
+    wanted = haproxy_config.parse(text)
     cut_off = _cut_off(definition, before)
-    if cut_off is not None:
-        before = _heal(before, cut_off, wanted, wish, result)
-    # The other files, and who called, may have changed since it was judged; nobody is drained for what HAProxy refuses.
-    accepted, messages = haproxy_reload.check(plan.binary, definition.config_path, around, None, run)
-    if not accepted:
-        raise ApplyError(f"HAProxy does not accept {definition.config_path}: {' '.join(messages)}. {_put_back(definition, wish, config_file, before)}")
+    before = _weighed(definition, wish, before)
     ours = {**cut_off.leavers, **dict.fromkeys(cut_off.added, 0)} if cut_off is not None else {}
     change = haproxy_transition.plan(before.states or {}, wanted, ours)
     proven = haproxy_transition.Proven(set(), set(), set(), [])
@@ -180,18 +275,16 @@ def _reload(
     if before.states is None:
         result["warnings"].append(f"servers that go were not drained, because HAProxy cannot be asked: {before.problem}")
     elif before.worker is not None:
-        intent = _intent(before.worker, change, cut_off)
+        leavers = {(backend, state.server.name): state.admin for backend, row in change.leavers.items() for state in row}
+        added = {(backend, server.name) for backend in change.starved for server in change.newcomers.get(backend, [])}
+        intent = _intent(before.worker, leavers, added, cut_off)
         try:
             # Before the first command: a run that dies from here on is healed by the next.
             haproxy_state.write_intent(definition.state_dir, definition.name, intent)
             proven = haproxy_transition.prove_newcomers(before, change, wanted, wish.check_timeout)
             waiting = [backend for backend in change.starved if not _has_any(proven, backend)]
             if waiting:
-                # Left in the process, the next run would take them for servers that stay.
-                _close(definition, intent, haproxy_transition.withdraw(before, intent.added))
-                why = f"no other server of {', '.join(waiting)} passes its check yet, so the servers that go stay for this run"
-                why += ", and all of this change waits with them"
-                return {**result, "applied_by": "none", "warnings": [why]}
+                return _wait_for_checks(definition, before, intent, waiting, result)
             taken_out = haproxy_transition.sparing(change, proven)
             if taken_out.leavers:
                 busy = haproxy_transition.drain(before, taken_out, wish.drain_timeout)
@@ -213,17 +306,37 @@ def _reload(
         # At the end: a remembered text is refused before anything is healed.
         done += _remember(definition, plan, config_file, error)
         raise ApplyError(f"{error}. {done}") from error
-    _keep(definition, wanted, config_file, proof)
+    differences = haproxy_plan.drift(text, proof.running.states) if proof.running.states is not None else []
+    if differences:
+        result["warnings"].append(f"right after the reload the process is not as its file says, which is left so: {'; '.join(differences[:5])}")
+    _keep(definition, wanted, config_file, proof, frozenset(), differences)
     return {**result, "proof": proof.text}
 
 
-def _keep(definition: Definition, wanted: Configuration, config_file: ConfigFile, proof: Proof) -> None:
+def _weighed(definition: Definition, wish: Wish, running: Running) -> Running:
+    """The process with the weights of its file as those that it began with: `set server weight` leaves HAProxy's own as it was
+    (measured), and a weight that we have set would be taken for a person's."""
+    places = [haproxy_state.last_good_path(definition.state_dir, definition.name), wish.backup_file]
+    text = haproxy_inspect.whole_text_in_force(definition, running, places)
+    if running.states is None or text is None:
+        return running
+    weights = haproxy_plan.weights(text)
+    states = {
+        backend: [state._replace(initial_weight=weights.get((backend, state.server.name), state.initial_weight)) for state in row]
+        for backend, row in running.states.items()
+    }
+    return running._replace(states=states)
+
+
+def _keep(
+    definition: Definition, wanted: Configuration, config_file: ConfigFile, proof: Proof, leaving: frozenset[tuple[str, str]], differences: list[str]
+) -> None:
     """Note that the file was brought in. Raises StateError, which says that it was."""
     try:
         _write_server_state(wanted, NO_SERVER_STATE, proof.running)
-        _record(definition, config_file, proof)
+        _record(definition, config_file, proof, leaving, differences)
     except StateError as error:
-        raise StateError(f"HAProxy was reloaded ({proof.text}), but that could not be noted: {error}") from error
+        raise StateError(f"HAProxy is at its file ({proof.text}), but that could not be noted: {error}") from error
 
 
 # A server-state file without a server. It stays when it is not needed, because 2.6 warns of a missing one.
@@ -247,9 +360,10 @@ def _cut_off(definition: Definition, running: Running) -> Intent | None:
     return intent if intent is not None and intent.worker == running.worker else None
 
 
-def _heal(running: Running, cut_off: Intent, wanted: Configuration, wish: Wish, result: dict[str, Any]) -> Running:
+def _healed(definition: Definition, running: Running, wanted: Configuration, wish: Wish, result: dict[str, Any]) -> Running:
     """The process after what a run that was cut off had begun to do to it is undone. Failing that, the reload has to do."""
-    if running.states is None:
+    cut_off = _cut_off(definition, running)
+    if cut_off is None or running.states is None:
         return running
     try:
         return haproxy_transition.heal(running, cut_off, wanted, wish.check_timeout)
@@ -258,12 +372,10 @@ def _heal(running: Running, cut_off: Intent, wanted: Configuration, wish: Wish, 
         return running
 
 
-def _intent(worker: Identity, change: Transition, cut_off: Intent | None) -> Intent:
+def _intent(worker: Identity | None, leavers: dict[tuple[str, str], int], added: set[tuple[str, str]], cut_off: Intent | None) -> Intent:
     """What is about to be done, and what a run that was cut off has done and may not be undone yet."""
-    leavers = {(backend, state.server.name): state.admin for backend, row in change.leavers.items() for state in row}
-    added = {(backend, server.name) for backend in change.starved for server in change.newcomers.get(backend, [])}
     # A name that the process has already cannot be added, and whoever bears it is none of those that we may delete.
-    added -= set(leavers)
+    added = added - set(leavers)
     if cut_off is None:
         return Intent(worker, leavers, added)
     return Intent(worker, {**cut_off.leavers, **leavers}, cut_off.added | added)
@@ -353,9 +465,15 @@ def _unreadable(wanted: Configuration, before: Running) -> str:
     return f"the user {haproxy_process.user_name(reader.uid)}, as whom HAProxy runs, cannot read {path}"
 
 
-def _record(definition: Definition, config_file: ConfigFile, proof: Proof) -> None:
+def _record(
+    definition: Definition,
+    config_file: ConfigFile,
+    proof: Proof,
+    leaving: frozenset[tuple[str, str]] = frozenset(),
+    differences: Sequence[str] = (),
+) -> None:
     if proof.running.worker is not None:
-        record = haproxy_state.Record(config_file.checksum, proof.running.process.identity, proof.running.worker)
+        record = haproxy_state.Record(config_file.checksum, proof.running.process.identity, proof.running.worker, leaving, tuple(differences))
         haproxy_state.save(definition.state_dir, definition.name, config_file.data, record)
     haproxy_state.clear_intent(definition.state_dir, definition.name)
     haproxy_state.clear_failure(definition.state_dir, definition.name)

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from . import haproxy_config, haproxy_process, haproxy_service, haproxy_socket, haproxy_state
+from . import haproxy_config, haproxy_plan, haproxy_process, haproxy_service, haproxy_socket, haproxy_state
 from .haproxy_process import Identity, Process
 from .haproxy_socket import Command, ServerState, SocketError, Workers
-from .haproxy_state import StateError
+from .haproxy_state import Record, StateError
 
-# What HAProxy's command line holds, in bytes, unless `tune.bufsize` says otherwise (Configuration Manual 3.2).
-BUFFER = 16384
+# How long one question may take that is only asked to look, in seconds.
+LOOK = 5.0
 
 
 class Definition(NamedTuple):
@@ -100,7 +100,7 @@ class Running(NamedTuple):
     def order(self, commands: Iterable[str], timeout: float) -> None:
         """Send commands that answer with an empty line when they succeed; anything else raises SocketError, with the
         answer."""
-        self.carry_out([(Command(text),) for text in commands], BUFFER, timeout)
+        self.carry_out([(Command(text),) for text in commands], haproxy_plan.BUFFER, timeout)
 
     def carry_out(self, groups: Iterable[Sequence[Command]], buffer: int, timeout: float) -> list[str]:
         """Send commands, and return their answers; one that does not match raises SocketError. Several go together, in lines that the
@@ -295,11 +295,17 @@ def in_force(definition: Definition, running: Running | None, config_file: Confi
     # Whichever process it was about: the run did not come to its end, and its record is not written.
     if haproxy_state.read_intent(definition.state_dir, definition.name) is not None:
         return False, "a run was cut off in the middle of a change"
-    record = haproxy_state.read_record(definition.state_dir, definition.name)
-    if record is not None and (record.main, record.worker) == (running.process.identity, running.worker):
-        if record.checksum == config_file.checksum:
-            return True, "the last apply was proven on this process"
-        return False, "the file is not the one that was last applied to this process"
+    record = record_of(definition, running)
+    if record is not None:
+        if record.checksum != config_file.checksum:
+            return False, "the file is not the one that was last applied to this process"
+        drifted = drift(definition, running, config_file.text, record)
+        if drifted:
+            return False, f"the process is not as its file says: {'; '.join(drifted[:5])}"
+        idle = _idle_leavers(running, record)
+        if idle:
+            return False, f"{', '.join(idle)} can be deleted now that the last connection has ended"
+        return True, "the last apply was proven on this process"
     if running.worker is None or running.servers is None:
         return False, f"the process cannot be asked what it runs: {running.problem}"
     if config_file.modified >= haproxy_process.start_time(running.worker):
@@ -307,7 +313,77 @@ def in_force(definition: Definition, running: Running | None, config_file: Confi
     wanted = haproxy_config.parse(whole_text(running.process.command_line.config_files, definition.config_path, config_file.text)).servers
     if haproxy_config.differences(running.servers, wanted, compare_options=False):
         return False, "the process has other servers than the file"
+    drifted = drift(definition, running, config_file.text, None)
+    if drifted:
+        return False, f"the process is not as its file says: {'; '.join(drifted[:5])}"
     return True, "the process started after the file was written, and has its servers"
+
+
+def record_of(definition: Definition, running: Running) -> Record | None:
+    """The record of the last proven apply, None when that was another process's. Raises StateError."""
+    record = haproxy_state.read_record(definition.state_dir, definition.name)
+    return record if record is not None and (record.main, record.worker) == (running.process.identity, running.worker) else None
+
+
+def drift(definition: Definition, running: Running, text: str, record: Record | None) -> list[str]:
+    """How the process's servers differ from those of `text`, the file that it runs, in sentences. What a reload has left so, and
+    servers that only finish their connections, are no drift. Raises StateError when another file of the set cannot be read."""
+    if running.states is None:
+        return []
+    leaving = record.leaving if record is not None else frozenset()
+    states = {backend: [state for state in row if (backend, state.server.name) not in leaving] for backend, row in running.states.items()}
+    found = haproxy_plan.drift(whole_text(running.process.command_line.config_files, definition.config_path, text), states)
+    return [sentence for sentence in found if record is None or sentence not in record.differences]
+
+
+def _idle_leavers(running: Running, record: Record) -> list[str]:
+    """The servers that had to stay until their connections end and have none any more. Nobody is asked while there are none."""
+    there = {(backend, state.server.name) for backend, row in (running.states or {}).items() for state in row}
+    leaving = sorted(record.leaving & there)
+    if not leaving:
+        return []
+    try:
+        used = haproxy_socket.parse_servers_connections(running.ask("show servers conn", LOOK))
+    except SocketError:
+        return []
+    return ["/".join(place) for place in leaving if not used.get(place)]
+
+
+def text_in_force(definition: Definition, running: Running, places: Iterable[str]) -> str | None:
+    """The text that the process runs, if one of the files at `places` is it: the one that was last proven on this process, else
+    one that was there before the process started and has its servers. None when that cannot be said. Raises StateError."""
+    record = record_of(definition, running)
+    for place in places:
+        found = read_config_file(place) if place else None
+        if found is None:
+            continue
+        if record is not None:
+            is_it = found.checksum == record.checksum
+        else:
+            is_older = running.worker is not None and found.modified < haproxy_process.start_time(running.worker)
+            is_it = is_older and running.states is not None and not drift(definition, running, found.text, None)
+        if is_it:
+            return found.text
+    return None
+
+
+def way(definition: Definition, running: Running, text: str, strategy: str, places: Iterable[str]) -> haproxy_plan.Plan:
+    """How a process gets to `text`, the whole configuration: by which commands, or why it takes a reload. `strategy` is the option
+    apply_strategy, and one of the files at `places` may be what the process runs now. Raises StateError."""
+    if strategy == "reload":
+        return haproxy_plan.Plan([], "apply_strategy is reload")
+    if running.states is None:
+        return haproxy_plan.Plan([], f"the process cannot be asked: {running.problem}")
+    in_force = whole_text_in_force(definition, running, places)
+    if in_force is None:
+        return haproxy_plan.Plan([], "which configuration the process runs is not known")
+    return haproxy_plan.plan(in_force, text, running.version, running.states)
+
+
+def whole_text_in_force(definition: Definition, running: Running, places: Iterable[str]) -> str | None:
+    """The whole configuration that the process runs, with `text_in_force` as ours. Raises StateError."""
+    text = text_in_force(definition, running, places)
+    return None if text is None else whole_text(running.process.command_line.config_files, definition.config_path, text)
 
 
 def servers_now(definition: Definition, running: Running | None, config_file: ConfigFile | None) -> tuple[dict[str, list[haproxy_config.Server]], str]:
@@ -316,8 +392,10 @@ def servers_now(definition: Definition, running: Running | None, config_file: Co
     run. Raises StateError when one of these files is there and cannot be read."""
     if running is not None and running.servers is not None:
         intent = haproxy_state.read_intent(definition.state_dir, definition.name)
-        # What a run added and could not take away again is no loss when it goes.
+        # What a run added and could not take away again, or has taken out already, is no loss when it goes.
         added = intent.added if intent is not None and intent.worker == running.worker else set()
+        record = record_of(definition, running)
+        added = added | (record.leaving if record is not None else set())
         servers = {backend: [one for one in row if (backend, one.name) not in added] for backend, row in running.servers.items()}
         return servers, "the running process"
     path = haproxy_state.last_good_path(definition.state_dir, definition.name)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .haproxy_config import SECTIONS, split_line
@@ -194,12 +194,8 @@ DYNAMIC = frozenset(["roundrobin", "leastconn", "first", "random"])
 HASHES = frozenset(["source", "uri", "url_param", "hdr", "rdp-cookie", "hash"])
 
 
-class Capabilities(NamedTuple):
-    """What the process lets us do: `admin` is whether a socket of level admin answers, `buffer` its `tune.bufsize`, which
-    a line of commands has to fit into (Management Guide 9.3)."""
-
-    admin: bool = True
-    buffer: int = 16384
+# What HAProxy's command line holds, in bytes, unless `tune.bufsize` says otherwise (Configuration Manual 3.2).
+BUFFER = 16384
 
 
 class Step(NamedTuple):
@@ -217,10 +213,11 @@ class Step(NamedTuple):
 
 class Plan(NamedTuple):
     """The way from one configuration to the other: `steps` in their order, or, with a `reload`, its reason in words. Neither
-    is there when nothing has to be done."""
+    is there when nothing has to be done. A line of commands has to fit into `buffer` bytes (Management Guide 9.3)."""
 
     steps: list[Step]
     reload: str = ""
+    buffer: int = BUFFER
 
 
 class _Reload(Exception):
@@ -540,9 +537,9 @@ class _Drift(NamedTuple):
     unmendable: list[str]
 
 
-def _drift(section: _Section, states: Mapping[str, ServerState]) -> _Drift:
-    """Hold the servers of a file's section against the process's. What a person may set (maintenance, drain, weight) is no
-    difference, nor is what the text does not tell: an address that has to be resolved, say."""
+def _drift(section: _Section, states: Mapping[str, ServerState], ours: Collection[tuple[str, str]] = ()) -> _Drift:
+    """Hold the servers of a file's section against the process's. What a person may set (maintenance, drain, weight) is a difference
+    only for the servers of `ours`, (backend, name). What the text does not tell is none: an address that has to be resolved, say."""
     found = _Drift([], set(), [], [])
     unknown = section.uncertain or any(words[0] in ("disabled", "server-template") for words in section.effective)
     if section.heading[:1] not in (["backend"], ["listen"]) or unknown:
@@ -561,16 +558,7 @@ def _drift(section: _Section, states: Mapping[str, ServerState]) -> _Drift:
             found.servers.append(server._replace(address=_written(there)))
         else:
             found.servers.append(server)
-        if state.id != ids[server.name]:
-            found.unmendable.append(f"{where} has the id {state.id}, and {ids[server.name]} in the file")
-        try:
-            parameters = {} if server.raw else _parameters(where, server)
-        except _Reload:
-            continue
-        if not server.raw and "track" not in parameters:
-            for what, wanted, has in (("checked", "check" in parameters, state.server.checked), ("reached over TLS", "ssl" in parameters, state.tls)):
-                if wanted != has:
-                    found.unmendable.append(f"{where} is {'' if has else 'not '}{what}, other than in the file")
+        found.unmendable.extend(_beyond(where, server, state, ids[server.name], (backend, server.name) in ours))
     names = {server.name for server in section.servers}
     for name in states:
         if name not in names:
@@ -580,12 +568,33 @@ def _drift(section: _Section, states: Mapping[str, ServerState]) -> _Drift:
     return found
 
 
-def drift(in_force: str, states: States) -> list[str]:
+def _beyond(where: str, server: _Server, state: ServerState, number: int, is_ours: bool) -> list[str]:
+    """What differs besides a server's place."""
+    found = []
+    weight = _weight(server)
+    if is_ours and (state.admin or state.weight != weight):
+        found.append(f"{where} has the weight {state.weight} and the state {state.admin}, and {weight} and 0 in the file")
+    if state.id != number:
+        found.append(f"{where} has the id {state.id}, and {number} in the file")
+    try:
+        parameters = _parameters(where, server)
+    except _Reload:
+        return found
+    # The check of one that tracks another is that one's.
+    if not server.raw and "track" not in parameters:
+        for what, wanted, has in (("checked", "check" in parameters, state.server.checked), ("reached over TLS", "ssl" in parameters, state.tls)):
+            if wanted != has:
+                found.append(f"{where} is {'' if has else 'not '}{what}, other than in the file")
+    return found
+
+
+def drift(in_force: str, states: States, ours: Collection[tuple[str, str]] = ()) -> list[str]:
     """How a process's servers differ from those of the configuration that it runs, in sentences; empty when they do not. Pure.
 
-    `in_force` is the whole configuration, as for `plan`. What a person set (maintenance, drain, weight) is no difference.
+    `in_force` is the whole configuration, as for `plan`. What a person set (maintenance, drain, weight) is no difference, but for the
+    servers of `ours`, (backend, name), that we have brought in ourselves.
     """
-    found = [_drift(section, _by_name(section, states)) for section in _sections(in_force)]
+    found = [_drift(section, _by_name(section, states), ours) for section in _sections(in_force)]
     return [sentence for one in found for sentence in one.mendable + one.unmendable]
 
 
@@ -721,7 +730,8 @@ def _steps(changes: Sequence[_Change]) -> list[Step]:
         for server, keyword, value in change.reset:
             found.append(_step(keyword, change.backend, server, (KEYWORDS[keyword].settable.replace("{value}", value), _NOTHING)))
     for change in changes:
-        if (change.removed or change.moved) and not change.serving and any(_is_checked(server) for server in change.added):
+        going = [server for server in (*change.removed, *change.moved) if not change.states or change.states[server.name].usable]
+        if going and not change.serving and any(_is_checked(server) for server in change.added):
             found.append(Step("wait for checks", change.backend))
     leavers = [(change, server) for change in changes for server in (*change.removed, *change.moved) if not _is_out(change, server)]
     for state in ("drain", "maint"):
@@ -743,7 +753,7 @@ def _is_file(keyword: str) -> bool:
     return keyword in KEYWORDS and KEYWORDS[keyword].file
 
 
-def plan(in_force: str, wanted: str, version: str, capabilities: Capabilities, states: States | None = None) -> Plan:
+def plan(in_force: str, wanted: str, version: str, states: States | None = None) -> Plan:
     """The way from the configuration in force to the wanted one. Pure.
 
     Each text is the whole configuration of the process: of several files, all of them joined in their order, since a `defaults`
@@ -762,14 +772,35 @@ def plan(in_force: str, wanted: str, version: str, capabilities: Capabilities, s
         )
         changes = [change for change in (_change(before, after, terms, states) for before, after in zip(old, new)) if change]
         steps = _steps(changes)
-        if steps and not capabilities.admin:
-            raise _Reload("no socket with level admin takes commands")
         if steps and terms.version < OLDEST:
             raise _Reload(f"HAProxy {version} is older than what is known to add servers without experimental mode")
+        buffer = _bufsize(old)
         for step in steps:
             # The master's prefix and the end of the line come on top.
-            if len("; ".join(command.text for command in step.commands)) + 64 * len(step.commands) > capabilities.buffer:
+            if len("; ".join(command.text for command in step.commands)) + 64 * len(step.commands) > buffer:
                 raise _Reload(f"backend {step.backend}, server {step.server}: the command is too long for tune.bufsize")
     except _Reload as reason:
         return Plan([], str(reason))
-    return Plan(steps)
+    return Plan(steps, "", buffer)
+
+
+def _bufsize(sections: Iterable[_Section]) -> int:
+    found = [words[1] for section in sections if section.heading == ["global"] for words, _raw in section.lines if words[0] == "tune.bufsize" and words[1:]]
+    return int(found[-1]) if found and found[-1].isdigit() else BUFFER
+
+
+def weights(text: str) -> dict[tuple[str, str], int]:
+    """The weights that a configuration gives its servers, by (backend, name), as far as the text tells. Pure. `text` is the whole of
+    it, as for `plan`."""
+    found = {}
+    for section in _sections(text):
+        for server in section.servers:
+            weight = _weight(server)
+            if weight is not None and len(section.heading) > 1:
+                found[section.heading[1], server.name] = weight
+    return found
+
+
+def _weight(server: _Server) -> int | None:
+    values = [values[0] for keyword, values in _entries(server.words) if keyword == "weight" and values] or [DEFAULTS["weight"]]
+    return int(values[-1]) if values[-1].isdigit() and not server.raw else None

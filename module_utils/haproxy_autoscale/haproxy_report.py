@@ -12,11 +12,13 @@ import pwd
 import re
 import stat as stat_bits
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state
 from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
+from .haproxy_plan import Step
 from .haproxy_reload import SOCKET_TIMEOUT, Run
 
 Servers = Mapping[str, Sequence[haproxy_config.Server]]
@@ -55,7 +57,7 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
         "config": _config_facts(definition, config_file, in_force, reason),
     }
     if running is not None:
-        facts.update(_process_facts(running))
+        facts.update(_process_facts(running), drift=[] if in_force else _drift(definition, running))
         if gather_servers and running.servers is not None:
             facts["servers"] = {
                 backend: [{"name": one.name, "address": one.address, "port": one.port} for one in servers] for backend, servers in running.servers.items()
@@ -67,6 +69,13 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
         else:
             facts["candidate"] = _candidate_facts(definition, candidate, running, config_file, in_force, binary, run)
     return facts
+
+
+def _drift(definition: Definition, running: Running) -> list[str]:
+    """How the process differs from the file that it runs, whatever file is on disk by now."""
+    places = [definition.config_path, haproxy_state.last_good_path(definition.state_dir, definition.name)]
+    text = haproxy_inspect.text_in_force(definition, running, places)
+    return [] if text is None else haproxy_inspect.drift(definition, running, text, haproxy_inspect.record_of(definition, running))
 
 
 def _failed_before(definition: Definition, checksum: str, binary: str, retry_failed: int, now: float) -> str:
@@ -121,6 +130,12 @@ def _postponed(definition: Definition, candidate: Candidate, running: Running | 
     if min(ages) < candidate.reload_interval:
         return f"the last reload (or start) was {min(ages):.0f} s ago, and reload_interval is {candidate.reload_interval} s"
     return ""
+
+
+def _summary(steps: Sequence[Step]) -> str:
+    """What is done at runtime, in short: how many servers are added, moved, deleted, and so on."""
+    counts = Counter(step.action for step in steps if step.action in ("add", "move", "delete", "weight", "maxconn"))
+    return ", ".join(f"{action} {count}" for action, count in counts.items()) or "nothing that concerns the process differs"
 
 
 # What a run keeps besides copies of the configuration: its record and intent, and the server-state file.
@@ -229,6 +244,13 @@ def _candidate_facts(
     found = haproxy_config.differences(before, wanted, compare_options=False)
     wish = haproxy_change.Wish(checksum, candidate.start, "", 0, 0)
     plan = haproxy_change.decide(wish, running, in_force and not differs)
+    plan_reason = needs_reload = ""
+    if running is not None and plan == "reload":
+        places = [definition.config_path, haproxy_state.last_good_path(definition.state_dir, definition.name)]
+        way = haproxy_inspect.way(definition, running, text, candidate.strategy, places)
+        plan_reason = way.reload or _summary(way.steps)
+        plan = "reload" if way.reload else "runtime"
+        needs_reload = way.reload if candidate.strategy == "runtime_only" else ""
     return {
         "accepted": accepted,
         "messages": messages,
@@ -246,5 +268,7 @@ def _candidate_facts(
         "unwritable": _unwritable(definition, len(candidate.text)) if differs or plan != "none" else [],
         **_refusal(definition, candidate, differs, before, wanted),
         "plan": plan,
+        "plan_reason": plan_reason,
+        "needs_reload": needs_reload,
         "postponed": _postponed(definition, candidate, running, time.time()) if plan == "reload" else "",
     }

@@ -39,6 +39,9 @@ class Transition(NamedTuple):
     starved: list[str]
 
 
+NOTHING = Transition({}, {}, {}, [])
+
+
 def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: Mapping[tuple[str, str], int]) -> Transition:
     """Compare a process's servers with a configuration's. Pure.
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_plan import (
-    KEYWORDS,
-    Capabilities,
-    Plan,
-    plan,
-)
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_config import Server
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_plan import KEYWORDS, Plan, drift, plan, weights
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import ServerState
 
 VERSIONS = ["2.6.12-1+deb12u4", "3.0.11-1+deb13u3", "3.2.5-1"]
 OLD, NEW = VERSIONS[0], VERSIONS[2]
@@ -42,8 +39,8 @@ def text(*servers: str, lines: str = "balance roundrobin", defaults: str = "") -
     return FRAME.format(lines=lines, servers="\n    ".join(servers), defaults=defaults)
 
 
-def planned(before: str, after: str, version: str = NEW, capabilities: Capabilities | None = None) -> Plan:
-    return plan(before, after, version, capabilities or Capabilities())
+def planned(before: str, after: str, version: str = NEW) -> Plan:
+    return plan(before, after, version)
 
 
 def commands(found: Plan) -> list[str]:
@@ -396,14 +393,125 @@ def test_before_2_6_everything_takes_a_reload(version: str) -> None:
     assert planned(text(A), text(A), version) == Plan([], "")
 
 
-def test_without_a_socket_of_level_admin_everything_takes_a_reload() -> None:
-    assert "level admin" in planned(text(A), text(A, B), NEW, Capabilities(admin=False)).reload
-
-
 def test_a_command_that_the_buffer_does_not_hold_takes_a_reload() -> None:
+    def with_buffer(size: int, *servers: str) -> str:
+        return text(*servers).replace("global\n", f"global\n    tune.bufsize {size}\n")
+
     long = "server b 10.0.0.2:80 id 12 ciphers " + "A" * 900
-    assert "tune.bufsize" in planned(text(A), text(A, long), NEW, Capabilities(buffer=1000)).reload
-    assert planned(text(A), text(A, long), NEW, Capabilities(buffer=2048)).reload == ""
+    assert "tune.bufsize" in planned(with_buffer(1000, A), with_buffer(1000, A, long)).reload
+    found = planned(with_buffer(2048, A), with_buffer(2048, A, long))
+    assert (found.reload, found.buffer) == ("", 2048)
+    assert planned(text(A), text(A, long)).buffer == 16384
+
+
+# --- the state of the process
+
+
+def state(
+    name: str, number: int, *, port: int = 80, admin: int = 0, operational: int = 2, weight: int = 1, checked: bool = True, tls: bool = False
+) -> ServerState:
+    server = Server(name, f"10.0.0.{number - 10}", port, checked=checked)
+    return ServerState(server, operational, admin, weight, 1, number, tls)
+
+
+OTHER = {"other": [ServerState(Server("o", "10.9.0.1", 80, checked=True), 2, 0, 1, 1, 1)]}
+
+
+def process(*states: ServerState) -> dict[str, list[ServerState]]:
+    return {**OTHER, "web": list(states)}
+
+
+def from_process(before: str, after: str, *states: ServerState) -> Plan:
+    return plan(before, after, NEW, process(*states))
+
+
+def test_a_process_that_is_as_its_file_says_has_not_drifted() -> None:
+    assert drift(text(A, B), process(state("a", 11), state("b", 12))) == []
+    assert from_process(text(A, B), text(A, B), state("a", 11), state("b", 12)) == Plan([], "")
+
+
+@pytest.mark.parametrize("kept", [{"admin": 1}, {"admin": 8}, {"weight": 7}, {"operational": 0}])
+def test_what_a_person_set_and_what_checks_found_is_no_drift(kept: dict[str, int]) -> None:
+    assert drift(text(A, B), process(state("a", 11, **kept), state("b", 12))) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrong", [{"admin": 1}, {"admin": 8}, {"weight": 7}])
+def test_on_a_server_that_we_brought_in_it_is(wrong: dict[str, int]) -> None:
+    assert drift(text(A, B), process(state("a", 11, **wrong), state("b", 12)), {("web", "a")}) != []  # type: ignore[arg-type]
+    assert drift(text(A, B), process(state("a", 11, **wrong), state("b", 12)), {("web", "b")}) == []  # type: ignore[arg-type]
+
+
+def test_a_server_that_the_process_lacks_is_added_again() -> None:
+    assert drift(text(A, B), process(state("a", 11))) == ["web/b is in the file and not in the process"]
+    assert commands(from_process(text(A, B), text(A, B), state("a", 11)))[0] == "add server web/b 10.0.0.2:80 check id 12"
+
+
+def test_a_server_that_the_file_lacks_is_taken_out_and_deleted() -> None:
+    there = [state("a", 11), state("b", 12)]
+    assert drift(text(A), process(*there)) == ["web/b is in the process and not in the file"]
+    assert commands(from_process(text(A), text(A), *there)) == [
+        "set server web/b state drain",
+        "wait until idle",
+        "set server web/b state maint",
+        "wait until idle",
+        "del server web/b",
+    ]
+
+
+def test_one_that_is_in_maintenance_already_is_only_deleted() -> None:
+    assert commands(from_process(text(A), text(A), state("a", 11), state("b", 12, admin=1))) == ["del server web/b"]
+
+
+def test_a_server_at_another_place_is_moved_back() -> None:
+    there = [state("a", 11), state("b", 12, port=81)]
+    assert drift(text(A, B), process(*there)) == ["web/b is at 10.0.0.2:81, and at 10.0.0.2:80 in the file"]
+    assert "set server web/b addr 10.0.0.2 port 80" in commands(from_process(text(A, B), text(A, B), *there))
+
+
+@pytest.mark.parametrize(
+    ("there", "word"),
+    [
+        ([state("a", 11), state("b", 22)], "has the id 22, and 12"),
+        ([state("a", 11), state("b", 12, checked=False)], "web/b is not checked"),
+        ([state("a", 11), state("b", 12, tls=True)], "web/b is reached over TLS"),
+    ],
+)
+def test_what_commands_cannot_mend_takes_a_reload(there: list[ServerState], word: str) -> None:
+    there = [one._replace(server=one.server._replace(address="10.0.0.2")) if one.server.name == "b" else one for one in there]
+    assert word in drift(text(A, B), process(*there))[0]
+    assert word in from_process(text(A, B), text(A, B), *there).reload
+
+
+def test_a_server_of_the_process_that_is_to_come_takes_a_reload() -> None:
+    assert "parameters that no file tells" in from_process(text(A), text(A, B), state("a", 11), state("b", 12)).reload
+
+
+def test_a_place_that_the_file_does_not_tell_is_no_drift() -> None:
+    for line in ("server b example.com:80 check id 12", 'server b "$WHERE":80 check id 12', "server b 10.9.9.9:+80 check id 12"):
+        assert drift(text(A, line), process(state("a", 11), state("b", 12))) == []
+    assert drift(text(A, lines="server-template w 3 10.0.0.9:80"), process(state("a", 11), state("w1", 1))) == []
+
+
+def test_a_moved_server_keeps_what_a_person_set() -> None:
+    moved = B.replace(":80", ":81")
+    assert commands(from_process(text(A, B), text(A, moved), state("a", 11), state("b", 12, admin=8)))[-1].endswith("; set server web/b state drain")
+    assert commands(from_process(text(A, B), text(A, moved), state("a", 11), state("b", 12, admin=1)))[-1] == "set server web/b addr 10.0.0.2 port 81"
+
+
+def test_only_a_server_that_is_usable_stands_for_those_that_go() -> None:
+    waits = "wait for checks"
+    there = [state("a", 11, operational=0), state("b", 12)]
+    assert waits in commands(from_process(text(A, B), text(A, C), *there))
+    there = [state("a", 11), state("b", 12)]
+    assert waits not in commands(from_process(text(A, B), text(A, C), *there))
+    # Where nobody serves, nobody is waited for.
+    there = [state("a", 11, operational=0), state("b", 12, operational=0)]
+    assert waits not in commands(from_process(text(A, B), text(A, C), *there))
+
+
+def test_the_weights_of_a_file() -> None:
+    lines = "default-server weight 5\n    balance roundrobin"
+    assert weights(text(A, B + " weight 9", lines=lines)) == {("other", "o"): 1, ("web", "a"): 5, ("web", "b"): 9}
 
 
 @pytest.mark.parametrize(
