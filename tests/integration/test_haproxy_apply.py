@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,13 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError, read_failure
 from backends import Backends
-from balancer import Balancer
+from balancer import Balancer, run
 
 
 @pytest.fixture(scope="module")
 def web() -> Iterator[Backends]:
     with Backends("127.0.2.1", "127.0.2.2", "127.0.2.3") as made:
         yield made
-
-
-def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
-    done = subprocess.run(list(words), env={**os.environ, **environment}, input=data, capture_output=True, timeout=60)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def definition(balancer: Balancer, **more: Any) -> Definition:

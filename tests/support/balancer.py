@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +43,12 @@ def ask(path: Path | str, command: str) -> str:
         connection.sendall(command.encode() + b"\n")
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+def run(words: Sequence[str], environment: Mapping[str, str], data: bytes | None) -> tuple[int, str, str]:
+    """Run a program as a module's run_command does."""
+    done = subprocess.run(list(words), env={**os.environ, **environment}, input=data, capture_output=True, timeout=60)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 class Run(NamedTuple):
@@ -226,6 +232,18 @@ class Balancer:
     def reached(self, requests: int = 24) -> set[str]:
         """Who answers to a row of requests."""
         return {self.get().strip() for _number in range(requests)}
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Wait until something holds, a while at most."""
+        for _attempt in range(100):
+            if true():
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"it never came; the servers are {self.rows()}")
+
+    def until_all_serve(self, addresses: set[str]) -> None:
+        """Wait until exactly these answer."""
+        self.until(lambda: self.reached() == addresses)
 
     def stop(self) -> None:
         """End every HAProxy that runs this folder's file, by id."""
