@@ -63,8 +63,9 @@ def do(
     service_command: Sequence[str] = (),
     **more: Any,
 ) -> dict[str, Any]:
+    """By a reload, whatever changes: how it is made at runtime has files of its own."""
     plan = Plan(method, balancer.binary, str(balancer.master_socket), "haproxy", service_command, timeout)
-    return apply(definition(balancer, **more), plan, Wish(checksum, start, backup_file, 2, check_timeout), check_mode, run)
+    return apply(definition(balancer, **more), plan, Wish(checksum, start, backup_file, 2, check_timeout, "reload"), check_mode, run)
 
 
 def servers(web: Backends, *numbers: int) -> list[str]:
