@@ -367,7 +367,7 @@ class Job(NamedTuple):
         own = balancer.folder / "own.cfg.j2"
         own.write_text(OWN_TEMPLATE)
         looked = succeed(way.words("--extra-vars", f"haproxy_autoscale_template={own}", "--check", "--diff"), elsewhere, way.environment)
-        assert len(re.findall(r"^\+    server i-\S+ \S+ check weight 7\r?$", looked, re.MULTILINE)) == len(ADDRESSES), looked
+        assert len(re.findall(r"^\+    server i-\S+ \S+ id \d+ check weight 7\r?$", looked, re.MULTILINE)) == len(ADDRESSES), looked
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from typing import Any
 import gallery
 import pytest
 from ansible.errors import AnsibleError
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_ids import of_name
 from balancer import ROOT
 from haproxy_binaries import binaries
 from rendering import judged, render
+from server_ids import without_ids
 from test_documents import SPECIFICATION, assert_default
 from test_templating import HOSTILE
 
@@ -63,10 +65,10 @@ def assert_no_complaint(text: str) -> None:
 
 
 def backends(text: str) -> dict[str, list[str]]:
-    """The backends with their server lines, without the word in front."""
+    """The backends with their server lines, without the word in front and the id that the template made of the name."""
     found: dict[str, list[str]] = {}
     section: list[str] = []
-    for line in text.splitlines():
+    for line in without_ids(text).splitlines():
         words = line.split(None, 1)
         if words and not line.startswith(" "):
             section = found.setdefault(words[1], []) if words[0] == "backend" else []
@@ -180,7 +182,7 @@ def test_no_tag_whatever_brings_a_line_or_stops_the_rest(by_tag: Render) -> None
         "balance",
         "server",
     }
-    assert all(len(line.split()) == 4 for line in text.splitlines() if line.split()[:1] == ["server"])
+    assert all(len(line.split()) == 4 for line in without_ids(text).splitlines() if line.split()[:1] == ["server"])
     assert [server.split()[0] for server in backends(text)["shop"]] == [named(1)]
     assert len([line for line in text.splitlines() if line.startswith("backend ")]) == len(set(hosts(text).values()))
 
@@ -199,7 +201,7 @@ def test_what_is_asked_for_stands_in_every_backend(by_tag: Render) -> None:
     )
     assert "    bind 127.0.0.1:80\n    bind 127.0.0.1:81\n" in text
     for name, number in [("shop", 1), ("search", 2)]:
-        (section,) = re.findall(rf"^backend {name}\n(.*?)(?:\n\n|\Z)", text, re.MULTILINE | re.DOTALL)
+        (section,) = re.findall(rf"^backend {name}\n(.*?)(?:\n\n|\Z)", without_ids(text), re.MULTILINE | re.DOTALL)
         assert section.strip().splitlines() == [
             line if line == "balance leastconn" else f"    {line}"
             for line in [
@@ -315,7 +317,7 @@ def own(tmp_path: Path) -> Render:
         template.write_text(HEAD + line + "\n")
         text = render(template, {"webheads": instances})
         assert_no_complaint(text)
-        return text.partition(" nocache\n")[2].splitlines()
+        return without_ids(text).partition(" nocache\n")[2].splitlines()
 
     return made
 
@@ -326,6 +328,47 @@ def test_a_template_anywhere_gets_server_lines_from_the_macros(own: Render) -> N
     lines = own("{{ haproxy.server(instances.webheads[0], weight=0, cookie=true, check='no', options='maxconn 5') }}", one(1))
     assert lines == [f"    server {named(1)} 10.0.0.1:80 cookie {named(1)} weight 0 maxconn 5"]
     assert "".join(own("{{ haproxy.servers(instances['webheads']) }}")).strip() == ""
+
+
+def test_each_server_line_of_our_templates_has_the_id_that_haproxy_facts_takes_for_a_templates_own() -> None:
+    """The texts of the gallery: all templates, with backup servers and static ones."""
+    lines = [line.split() for _name, text in gallery.results(gallery.PAGE.read_text()) for line in text.splitlines() if line.split()[:1] == ["server"]]
+    assert len(lines) > 30
+    assert [line for line in lines if line[3:5] != ["id", str(of_name(line[1]))]] == []
+
+
+def test_the_macro_and_haproxy_facts_make_the_same_id_of_a_name(tmp_path: Path) -> None:
+    template = tmp_path / "own.cfg.j2"
+    template.write_text("{% import 'haproxy-macros.j2' as haproxy %}{% for name in names %}{{ haproxy.server_id(name) }} {% endfor %}")
+    names = ["", "a", "ü日本", "x" * 300, *map(named, range(100))]
+    assert render(template, {}, names=names).split() == [str(of_name(name)) for name in names]
+
+
+def test_an_id_of_the_users_own_is_the_only_one(surroundings: dict[str, Any], own: Render) -> None:
+    assert own("{{ haproxy.servers(instances['webheads'], options='maxconn 5 id 7') }}", one(1)) == [f"    server {named(1)} 10.0.0.1:80 check maxconn 5 id 7"]
+    services = [
+        {"name": "shop", "bind": ["127.0.0.1:80"], "security_groups": ["webheads"], "server_options": "id 5"},
+        {
+            "name": "api",
+            "bind": ["127.0.0.1:81"],
+            "server_options": "observe layer4",
+            "servers": [{"name": "a", "address": "192.0.2.1", "options": "id 6"}, {"name": "b", "address": "192.0.2.2", "options": "backup"}],
+        },
+        {"name": "spare", "bind": ["127.0.0.1:82"], "backup_security_groups": ["webheads"], "server_options": "id 8"},
+        {"name": "old", "bind": ["127.0.0.1:83"], "servers": [{"name": "c", "address": "192.0.2.3"}], "server_options": "id 9"},
+    ]
+    text = render(ROOT / "templates" / "haproxy.cfg.j2", {"webheads": [one(1)]}, **surroundings, haproxy_autoscale_services=services)
+    assert_no_complaint(text)
+    assert {name: found for name, line in re.findall(r"^    server (\S+) (.*)$", text, re.MULTILINE) for found in [re.findall(r"\bid (\d+)", line)]} == {
+        named(1): ["8"],
+        "a": ["6"],
+        "b": [str(of_name("b"))],
+        "c": ["9"],
+    }
+    assert re.findall(rf"^    server {named(1)} .*$", text, re.MULTILINE) == [
+        f"    server {named(1)} 10.0.0.1:80 check id 5",
+        f"    server {named(1)} 10.0.0.1:80 check id 8 backup",
+    ]
 
 
 def test_macros_of_the_users_own_beside_the_template_are_taken_first(own: Render, tmp_path: Path) -> None:
