@@ -285,6 +285,14 @@ ansible_facts:
                   command line shows.
               type: list
               elements: str
+            ids:
+              description:
+                - The C(id) of servers that has to be another one than its text says, by the number of the line, counted from 1 and at line feeds only.
+                  All other keys are about the text with these.
+                - Only ids that a template makes of the server's name are replaced, as the macro C(server_id) does. A server that stays keeps the
+                  C(id) that it has in the file on disk, and one that comes gets the next that is free where its own is taken. So it is mostly empty.
+              type: dict
+              sample: {"57": 1204712}
             checksum:
               description: The SHA-256 of its text.
               type: str

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state
+from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_ids, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state
 from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
 from .haproxy_plan import Step
 from .haproxy_reload import SOCKET_TIMEOUT, Run
@@ -230,6 +230,8 @@ def _candidate_facts(
     binary: str,
     run: Run,
 ) -> dict[str, Any]:
+    ids = haproxy_ids.settle(candidate.text, config_file.data.decode("utf-8", "surrogateescape") if config_file is not None else "")
+    candidate = candidate._replace(text=haproxy_ids.replace(candidate.text, ids))
     around = haproxy_inspect.surroundings(definition, running)
     accepted, messages = haproxy_reload.check(binary, definition.config_path, around, candidate.text, run)
     folder = os.path.dirname(definition.config_path)
@@ -255,6 +257,7 @@ def _candidate_facts(
         "accepted": accepted,
         "messages": messages,
         "check_command": _check_command(definition, binary, around, text),
+        "ids": {str(line): number for line, number in ids.items()},
         "checksum": checksum,
         "differs": differs,
         "counted_against": counted_against,
