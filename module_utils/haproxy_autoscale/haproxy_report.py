@@ -230,7 +230,7 @@ def _candidate_facts(
     binary: str,
     run: Run,
 ) -> dict[str, Any]:
-    ids = haproxy_ids.settle(candidate.text, config_file.data.decode("utf-8", "surrogateescape") if config_file is not None else "")
+    ids = haproxy_ids.settle(candidate.text, config_file.text if config_file is not None else "")
     candidate = candidate._replace(text=haproxy_ids.replace(candidate.text, ids))
     around = haproxy_inspect.surroundings(definition, running)
     accepted, messages = haproxy_reload.check(binary, definition.config_path, around, candidate.text, run)
