@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_change import Wish, apply
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_ids import of_name
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_ids import RING, of_name, replace, settle
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import Definition
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import Plan
 from backends import Backends
@@ -113,6 +113,23 @@ def test_of_a_consistent_hash_only_the_keys_of_who_goes_or_comes_move(balancer: 
     assert moved(before, between) == of_leaver(before)
     # It finds its own keys again, and no others.
     assert after == before
+
+
+def test_two_servers_whose_ids_are_settled_have_a_part_of_the_ring_each(balancer: Balancer, web: Backends) -> None:
+    """Else all keys of one of them are the other's when it goes, and until then they share what is meant for one (2.6 and 3.2; measured)."""
+    names = {1: instance_id(0xF1), 2: instance_id(0x6ED), 3: instance_id(3)}
+    assert of_name(names[1]) % RING == of_name(names[2]) % RING
+
+    def asked(*numbers: int) -> Asked:
+        servers = (f"{names[number]} 127.0.9.{number}:{web.port} id {of_name(names[number])}" for number in numbers)
+        text = balancer.text(*servers, backend="    balance uri\n    hash-type consistent\n")
+        balancer.start(replace(text, settle(text, balancer.config.read_text() if balancer.config.exists() else "")))
+        found = {key: number_of(balancer.get(f"/{key}")) for key in range(SESSIONS)}
+        balancer.stop()
+        return found
+
+    before, after = asked(1, 2, 3), asked(2, 3)
+    assert {after[key] for key, number in before.items() if number == 1} == {2, 3}
 
 
 @pytest.mark.parametrize(("strategy", "way"), [("reload", "reload"), ("auto", "runtime")])
