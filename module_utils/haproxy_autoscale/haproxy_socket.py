@@ -209,7 +209,7 @@ def server_state_file(rows: Iterable[tuple[str, ServerState]]) -> str:
         lines.append(
             f"0 {backend} 0 {server.name} {server.address} {state.operational} {state.admin} {state.weight}"
             f" {state.initial_weight} 0 1 0 {0 if state.operational == STOPPED else 3} {6 if server.checked else 0} 0"
-            f" 0 0 - {server.port} - 0 0 - - 0"
+            f" 0 0 - {server.port} - {int(state.tls)} 0 - - 0"
         )
     return "\n".join(lines) + "\n"
 

@@ -117,9 +117,16 @@ def state_file(transition: Transition, wanted: Configuration, proven: Collection
         for server in transition.newcomers.get(backend, []):
             if server.checked and (backend, server.name) not in proven:
                 states[server.name] = states.get(server.name, ServerState(server, STOPPED, 0, 1, 1))._replace(operational=STOPPED)
-        rows += [(backend, state) for state in states.values()]
+        # HAProxy takes this from the file, too: without it a server with `ssl` would be reached in plain text (measured).
+        rows += [(backend, state._replace(tls=_is_tls([*wanted.default_server[backend], *state.server.options]))) for state in states.values()]
     # A name or path that had to be resolved stays the configuration's business.
     return haproxy_socket.server_state_file((backend, _numeric(state)) for backend, state in rows)
+
+
+def _is_tls(words: Sequence[str]) -> bool:
+    """Whether a server with these words is reached over TLS: the last of `ssl` and `no-ssl` counts (5.2)."""
+    found = [word for word in words if word in ("ssl", "no-ssl")]
+    return found[-1:] == ["ssl"]
 
 
 def _numeric(state: ServerState) -> ServerState:

@@ -497,6 +497,22 @@ def test_a_dead_server_is_not_known_to_be_dead_at_its_new_port() -> None:
     assert [row.split(" ")[3:8] for row in rows] == [["s2", "127.0.4.2", "0", "0", "2"], ["s1", "127.0.4.1", "0", "0", "1"]]
 
 
+def test_a_newcomer_that_is_held_down_over_a_reload_is_still_reached_over_tls(balancer: Balancer, web: Backends) -> None:
+    (balancer.folder / "server-state").write_text("1\n")
+    backend = CHECK.replace("check inter", "ssl verify none check inter")
+    balancer.start(text(balancer, web, 1, backend=backend, options=" no-ssl"))
+    # Two that are alike but for where the word stands, and one without.
+    names = {"s2": "", "s9": " no-ssl ssl", "s3": " no-ssl"}
+    lines = [f"{name} 127.0.4.{name[1:]}:{web.port}{options}" for name, options in names.items()]
+    balancer.config.write_text(
+        balancer.text(f"s1 127.0.4.1:{web.port} no-ssl", *lines, global_lines=f"    server-state-file {balancer.folder}/server-state\n", backend=backend)
+    )
+    assert do(balancer)["warnings"] == []
+    columns = ask(balancer.stats_socket, "show servers state").splitlines()[1][2:].split(" ")
+    at = columns.index("srv_use_ssl")
+    assert {row[3]: row[at] == "1" for row in balancer.rows()} == {"s1": False, "s2": True, "s9": True, "s3": False}
+
+
 def test_a_server_that_is_known_to_be_dead_gets_nothing_from_the_new_worker(balancer: Balancer, web: Backends) -> None:
     start(balancer, web, 1, 2, 3)
     web.remove("127.0.4.3")
