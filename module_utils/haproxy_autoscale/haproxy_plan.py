@@ -200,7 +200,7 @@ BUFFER = 16384
 
 class Step(NamedTuple):
     """One thing to do. `commands` go to HAProxy together, on one line. Those that wait have none: `action` says for what,
-    "wait for checks" for the first passed check of one of the backend's newcomers, "wait until idle" for the requests of the
+    "wait for checks" until one of the backend's servers `any_of` is usable, "wait until idle" for the requests of the
     servers that were drained or put in maintenance in the steps before. Both have to be bounded. `place` is where a server is after
     a "move", which 3.0 makes a moment after its answer (measured)."""
 
@@ -209,6 +209,7 @@ class Step(NamedTuple):
     server: str = ""
     commands: tuple[Command, ...] = ()
     place: tuple[str, int] | None = None
+    any_of: tuple[str, ...] = ()
 
 
 class Plan(NamedTuple):
@@ -727,12 +728,18 @@ def _steps(changes: Sequence[_Change]) -> list[Step]:
     found += [_bring_in(change, server) for change, server in newcomers]
     found += [_step("check", change.backend, server, ("enable health {place}", _NOTHING)) for change, server in newcomers if _is_checked(server)]
     for change in changes:
+        going = [server for server in (*change.removed, *change.moved) if not change.states or change.states[server.name].usable]
+        if not going or change.serving:
+            continue
+        others = [*change.kept, *change.added]
+        # A backup server (the one that says sorry, say) stands for no other one.
+        foremost = [server for server in others if not _is_backup(server)] or others
+        if foremost:
+            found.append(Step("wait for checks", change.backend, any_of=tuple(server.name for server in foremost)))
+    # Behind the waits: a change that has to wait leaves everything as it was.
+    for change in changes:
         for server, keyword, value in change.reset:
             found.append(_step(keyword, change.backend, server, (KEYWORDS[keyword].settable.replace("{value}", value), _NOTHING)))
-    for change in changes:
-        going = [server for server in (*change.removed, *change.moved) if not change.states or change.states[server.name].usable]
-        if going and not change.serving and any(_is_checked(server) for server in change.added):
-            found.append(Step("wait for checks", change.backend))
     leavers = [(change, server) for change in changes for server in (*change.removed, *change.moved) if not _is_out(change, server)]
     for state in ("drain", "maint"):
         found += [_step(state, change.backend, server, (f"set server {{place}} state {state}", _NOTHING)) for change, server in leavers]

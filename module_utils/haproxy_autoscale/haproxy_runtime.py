@@ -37,7 +37,6 @@ def carry_out(running: Running, steps: Sequence[Step], drain_timeout: float, che
 
     Raises SocketError at the first answer that is not success.
     """
-    added = {(step.backend, step.server) for step in steps if step.action == "add"}
     outcome = Outcome([], 0, set())
     batch: list[Step] = []
     checked_until = 0.0
@@ -52,7 +51,7 @@ def carry_out(running: Running, steps: Sequence[Step], drain_timeout: float, che
             batch.append(step)
         elif step.action == "wait for checks":
             checked_until = checked_until or time.monotonic() + check_timeout
-            if not _any_passes(running, {place for place in added if place[0] == step.backend}, checked_until):
+            if not _any_passes(running, {(step.backend, name) for name in step.any_of}, checked_until):
                 outcome.waiting.append(step.backend)
         elif step.action == "wait until idle":
             idle_since = idle_since or time.monotonic()
