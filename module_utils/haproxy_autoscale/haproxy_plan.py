@@ -624,6 +624,11 @@ def _change(old: _Section, new: _Section, terms: _Terms, states: States | None) 
     moved = [server for was, server in different if _place(was.address) != _place(server.address)]
     _judge_section(new, terms, bool(added), bool(moved))
     reset = [setting for was, server in different for setting in _settings(f"{new.title}, server {server.name}", server, was)]
+    again = {server.name for server, keyword, _value in reset if keyword == "weight"}
+    for server in moved:
+        weight = _weight(server)
+        if server.name not in again and weight is not None and _is_another(had, server) and had[server.name].weight != weight:
+            reset.append((server, "weight", str(weight)))
     kept = [server for _was, server in stay if server not in moved]
     change = _Change(new, added, removed, moved, reset, kept, _ids(new.servers), had)
     for server in moved:
@@ -638,6 +643,13 @@ def _change(old: _Section, new: _Section, terms: _Terms, states: States | None) 
     _judge_order(change, drifted.servers)
     _judge_rest(change)
     return change
+
+
+def _is_another(states: Mapping[str, ServerState], server: _Server) -> bool:
+    """Whether a server's name passes to another instance, as haproxy_config.removed_servers sees it: what a person set on the process's
+    server was not said of that one."""
+    place = _place(server.address)
+    return place is not None and server.name in states and states[server.name].server.address != place[0]
 
 
 def _judge_ids(change: _Change, had: Mapping[str, int]) -> None:
@@ -708,8 +720,8 @@ def _move(change: _Change, server: _Server) -> list[Step]:
     place = _place(server.address)
     assert place is not None  # noqa: S101 - judged before
     found = [_step("move", change.backend, server, (f"set server {{place}} addr {place[0]} port {place[1]}", _MOVED))._replace(place=place)]
-    # What a person set stays.
-    admin = change.states[server.name].admin if change.states else 0
+    # What a person set stays with the instance.
+    admin = change.states[server.name].admin if change.states and not _is_another(change.states, server) else 0
     if admin & MAINTENANCE and not admin & DISABLED:
         return found
     return [*found, _bring_in(change, server, "drain" if admin & DRAIN else "ready")]

@@ -496,6 +496,37 @@ def test_a_moved_server_keeps_what_a_person_set() -> None:
     moved = B.replace(":80", ":81")
     assert commands(from_process(text(A, B), text(A, moved), state("a", 11), state("b", 12, admin=8)))[-1].endswith("; set server web/b state drain")
     assert commands(from_process(text(A, B), text(A, moved), state("a", 11), state("b", 12, admin=1)))[-1] == "set server web/b addr 10.0.0.2 port 81"
+    assert "set server web/b weight 1" not in commands(from_process(text(A, B), text(A, moved), state("a", 11), state("b", 12, weight=7)))
+
+
+def test_what_a_person_set_was_not_said_of_another_instance_of_the_name() -> None:
+    other = B.replace("10.0.0.2", "10.0.0.9")
+    for admin in (1, 8):
+        found = commands(from_process(text(A, B), text(A, other), state("a", 11), state("b", 12, admin=admin, weight=7)))
+        assert "set server web/b weight 1" in found
+        assert found[-1].endswith("; set server web/b state ready")
+
+
+def test_settings_come_behind_the_wait_so_that_a_change_that_waits_leaves_them() -> None:
+    before = FRAME.format(lines="balance roundrobin", servers=f"{A}\nbackend two\n    {B}", defaults="")
+    after = FRAME.format(lines="balance roundrobin", servers=f"{A} weight 5\nbackend two\n    {C}", defaults="")
+    found = commands(planned(before, after))
+    assert found.index("wait for checks") < found.index("set server web/a weight 5")
+
+
+def test_a_newcomer_that_is_a_backup_server_stands_for_nobody() -> None:
+    spare = "server s 10.0.0.9:80 check backup id 19"
+    (waits,) = (step for step in planned(text(A), text(C, spare)).steps if step.action == "wait for checks")
+    assert (waits.backend, waits.any_of) == ("web", ("c",))
+    # Unless there is no other.
+    (waits,) = (step for step in planned(text(A), text(spare)).steps if step.action == "wait for checks")
+    assert waits.any_of == ("s",)
+
+
+def test_the_last_usable_server_waits_for_those_that_stay_also_when_nobody_comes() -> None:
+    there = [state("a", 11, operational=0), state("b", 12)]
+    (waits,) = (step for step in from_process(text(A, B), text(A), *there).steps if step.action == "wait for checks")
+    assert waits.any_of == ("a",)
 
 
 def test_only_a_server_that_is_usable_stands_for_those_that_go() -> None:
