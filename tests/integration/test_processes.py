@@ -63,6 +63,8 @@ class Host:
         self.shared = {
             **{name: every[f"haproxy_autoscale_{name}"] for name in ("binary", "user", "group", "chroot", "log", "retries", "timeout")},
             "state_dir": str(folder / "state"),
+            # A reload shows which process was touched.
+            "apply_strategy": "reload",
         }
         self.entries: dict[str, dict[str, Any]] = {
             kind: {
@@ -206,6 +208,27 @@ def test_a_change_in_one_reloads_that_one_only_in_every_way_of_including_the_rol
     assert host.workers() == before
 
 
+def test_each_process_follows_in_the_way_that_its_entry_says(host: Host) -> None:
+    host.entries["public"]["apply_strategy"] = "runtime_only"
+    host.launch(public=[1], internal=[4])
+    assert host.play(a_list).status == 0
+    before = host.workers()
+    host.launch(public=[1, 2], internal=[4, 5])
+    done = host.play(a_list)
+    assert done.status == 0, done.output
+    assert (host.worker("public"), host.processes["public"].reloads()) == (before["public"], 0)
+    assert host.worker("internal") != before["internal"]
+    assert host.serves()
+    # Only the one that may not be reloaded refuses what takes a reload.
+    host.entries["public"]["defaults_lines"] = ["timeout queue 1s"]
+    host.launch(internal=[4])
+    done = host.play(a_list)
+    assert done.status != 0
+    assert "public: Refused: haproxy_autoscale_apply_strategy is runtime_only" in last_words(done)
+    assert host.worker("public") == before["public"]
+    assert host.serves()
+
+
 def last_words(done: Run) -> str:
     """What a run that failed says at its end."""
     return [line for line in done.output.splitlines() if line.startswith(("fatal:", "[ERROR]"))][-1]
@@ -320,6 +343,7 @@ def wrong(entries: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[list[dict[
     yield both, "haproxy_autoscale_processes: service_name must be different in each entry, and is 'haproxy' more than once."
     yield [one, {**other, "reload_timeout": 0}], "Process 'internal': haproxy_autoscale_reload_timeout must be at least 1 second, and is '0'."
     yield [one, {**other, "reload_methode": "pid"}], "reload_methode"
+    yield [one, {**other, "apply_strategy": "never"}], "apply_strategy must be one of: auto, reload, runtime_only, got: never"
     yield [{**one, "services": [{"name": "webheads", "security_groups": ["webheads"], "port": 0}]}, other], "port of 'webheads' must be 1 to 65535"
     yield [one, {**other, "services": [{"nam": "x"}]}], "nam"
     yield [{key: value for key, value in one.items() if key != "name"}, other], "name"

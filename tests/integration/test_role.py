@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from backends import Backends
-from balancer import ROOT, free_port
+from balancer import ROOT, ask, free_port
 from ec2_endpoint import Answer, Ec2Endpoint, error, instance, interface, security_group
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id, names, one
@@ -58,9 +58,10 @@ def test_instances_come_and_go_and_nothing_happens_in_between(stage_of_each_vers
     assert [request.operation for request in stage.aws.requests] == ["DescribeInstances"]
 
     changed = stage.apply(2, 3, 4, 5)
-    assert "webheads: 4 servers +2 -1; by reload" in changed.text
-    assert balancer.reloads() == 1
+    assert "webheads: 4 servers +2 -1; by runtime: " in changed.text
+    assert (balancer.worker(), balancer.reloads()) == (worker, 0)
     assert stage.serves(2, 3, 4, 5)
+    assert set(balancer.servers()) == {instance_id(number) for number in (2, 3, 4, 5)}
     assert stage.apply(2, 3, 4, 5).recap["changed"] == 0
 
 
@@ -78,9 +79,77 @@ def test_check_mode_says_what_would_be_and_touches_nothing(stage: Stage) -> None
     done = stage.run("--check", "--diff")
     assert done.status == 0, done.output
     assert f"- server {instance_id(1)} {address(1)}" in done.text
-    assert "would be brought to it by reload" in done.text
+    assert "webheads: 2 servers +1 -1; would be brought to it by runtime" in done.text
+    done = stage.run("--check", haproxy_autoscale_defaults_lines=["timeout queue 1s"])
+    assert done.status == 0, done.output
+    assert "would be brought to it by reload (not by runtime: defaults" in done.text
     assert same()
     assert stage.balancer.reloads() == 0
+
+
+def test_every_change_is_a_reload_where_that_is_asked_for(stage: Stage) -> None:
+    stage.variables["haproxy_autoscale_apply_strategy"] = "reload"
+    stage.apply(1, 2)
+    stage.members(1, 2, 3)
+    assert "would be brought to it by reload" in stage.run("--check").text
+    done = stage.apply(1, 2, 3)
+    assert "webheads: 3 servers +1; by reload: " in done.text
+    # What was asked for is not excused.
+    assert "not by runtime" not in done.text
+    assert stage.balancer.reloads() == 1
+    assert stage.serves(1, 2, 3)
+
+
+def test_where_no_reload_may_be_made_what_takes_one_is_refused_before_the_file_is_touched(stage: Stage) -> None:
+    runtime_only = {"haproxy_autoscale_apply_strategy": "runtime_only"}
+    more = {"haproxy_autoscale_services": [{**stage.variables["haproxy_autoscale_services"][0], "frontend_lines": ["http-request set-header X-Site yes"]}]}
+    # Who does not run is started.
+    assert "by start" in stage.apply(1, 2, **runtime_only).text
+    same = stage.untouched()
+    for arguments in ([], ["--check"]):
+        done = stage.run(*arguments, **runtime_only, **more)
+        assert done.status != 0
+        assert "Refused: haproxy_autoscale_apply_strategy is runtime_only, and it takes a reload" in done.text
+        assert "frontend webheads-in: another line than a server's" in done.text
+        assert "haproxy.cfg and the running HAProxy are untouched" in done.text
+        assert done.recap["changed"] == 0
+        assert same()
+    followed = stage.apply(1, 2, 3, **runtime_only)
+    assert "webheads: 3 servers +1; by runtime: " in followed.text
+    assert stage.serves(1, 2, 3)
+    assert stage.balancer.reloads() == 0
+
+    # As the message says, and with the reason in every other run that reloads.
+    before = stage.balancer.config.read_bytes()
+    allowed = stage.apply(1, 2, 3, **more, haproxy_autoscale_apply_strategy="auto")
+    assert re.search(r"by reload: .* \(not by runtime: frontend webheads-in: another line than a server's", allowed.text)
+    assert stage.balancer.reloads() == 1
+    # There is nothing to write here, and the process is not at the file all the same.
+    stage.balancer.config.write_bytes(before)
+    same = stage.untouched()
+    done = stage.run(**runtime_only)
+    assert done.status != 0
+    assert "frontend webheads-in: another line than a server's" in done.text
+    assert same()
+
+
+def test_what_was_changed_in_the_process_alone_is_mended_and_said(stage: Stage) -> None:
+    stage.apply(1, 2, 3)
+    balancer = stage.balancer
+    worker, at_first = balancer.worker(), balancer.servers()
+    moved = f"webheads/{instance_id(1)}"
+    ask(balancer.stats_socket, f"set server {moved} addr {address(9)}")
+    assert balancer.servers() != at_first
+    stage.members(1, 2, 3)
+    assert moved in stage.run("--check").text
+    assert balancer.servers() != at_first
+    done = stage.apply(1, 2, 3)
+    assert "by runtime: " in done.text
+    assert f"before, its servers differed from its file: {moved}" in done.text
+    assert (balancer.worker(), balancer.servers()) == (worker, at_first)
+    quiet = stage.apply(1, 2, 3)
+    assert quiet.recap["changed"] == 0
+    assert moved not in quiet.text
 
 
 def test_a_mode_that_was_changed_is_set_again_without_a_reload(stage: Stage) -> None:
@@ -270,6 +339,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("check_timeout", -1, "haproxy_autoscale_check_timeout"),
     ("retry_failed", -1, "haproxy_autoscale_retry_failed"),
     ("reload_timeout", 0, "haproxy_autoscale_reload_timeout"),
+    ("apply_strategy", "never", "haproxy_autoscale_apply_strategy must be one of: auto, reload, runtime_only, got: never"),
     ("reload_method", "restart", "haproxy_autoscale_reload_method"),
     ("address", "public", "haproxy_autoscale_address"),
     ("states", ["alive"], "haproxy_autoscale_states"),

@@ -69,7 +69,7 @@ def test_a_shrink_is_made_when_enough_runs_in_a_row_have_seen_the_same_servers(s
     assert note(stage) == 2
     predicted = stage.run("--check", haproxy_autoscale_confirm_runs=3)
     assert predicted.status == 0, predicted.output
-    assert "would be brought to it by reload" in predicted.text
+    assert "would be brought to it by runtime" in predicted.text
     assert note(stage) == 2
     assert stage.apply(3, haproxy_autoscale_confirm_runs=3).recap["changed"] > 0
     assert stage.serves(3)
@@ -108,6 +108,7 @@ def test_only_runs_in_a_row_count_and_an_empty_group_never_does(stage: Stage) ->
 
 
 def test_a_change_that_comes_too_early_after_a_reload_waits_for_a_later_run(stage: Stage) -> None:
+    stage.variables["haproxy_autoscale_apply_strategy"] = "reload"
     stage.apply(1, 2)
     stage.apply(1, 2, 3)
     assert stage.serves(1, 2, 3)
@@ -128,6 +129,24 @@ def test_a_change_that_comes_too_early_after_a_reload_waits_for_a_later_run(stag
     assert stage.serves(1, 2, 3, 4)
 
 
+def test_what_needs_no_reload_never_waits_for_one(stage: Stage) -> None:
+    """A reload has just been made, and its old worker is kept by an upload that never ends."""
+    stage.variables.update(haproxy_autoscale_timeout_client="10m", haproxy_autoscale_timeout_server="10m", haproxy_autoscale_drain_timeout=0)
+    stage.apply(1, 2)
+    with socket.create_connection(("127.0.0.1", stage.balancer.port)) as pinned:
+        pinned.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n0")
+        time.sleep(0.3)
+        stage.apply(1, 2, 3, haproxy_autoscale_apply_strategy="reload")
+        assert stage.balancer.old_workers()
+        limits = {"haproxy_autoscale_maximum_old_workers": 1, "haproxy_autoscale_reload_interval": 3600}
+        assert "by runtime: " in stage.apply(1, 2, 3, 4, **limits).text
+        assert stage.serves(1, 2, 3, 4)
+        waits = stage.run(**limits, haproxy_autoscale_defaults_lines=["timeout queue 1s"])
+        assert waits.status == 0, waits.output
+        assert "the change waits for a later run: 1 old workers" in waits.text
+        assert "(not by runtime: defaults" in waits.text
+
+
 def test_a_stopped_haproxy_is_started_whatever_waits(stage: Stage) -> None:
     stage.apply(1, 2)
     stage.balancer.stop()
@@ -137,6 +156,7 @@ def test_a_stopped_haproxy_is_started_whatever_waits(stage: Stage) -> None:
 
 def test_reloads_wait_while_too_many_old_workers_finish_their_connections(stage: Stage) -> None:
     stage.variables.update(haproxy_autoscale_timeout_client="10m", haproxy_autoscale_timeout_server="10m", haproxy_autoscale_drain_timeout=0)
+    stage.variables["haproxy_autoscale_apply_strategy"] = "reload"
     stage.apply(1, 2)
     held = []
     try:
@@ -292,7 +312,7 @@ def test_what_was_allowed_once_comes_in_when_its_newcomers_answer(stage: Stage, 
     try:
         done = stage.run()
         assert done.status == 0, done.output
-        assert "by reload" in done.text
+        assert "by runtime" in done.text
         assert stage.serves(21)
     finally:
         web.remove(address(21))
@@ -302,7 +322,7 @@ def test_what_was_allowed_once_comes_in_when_its_newcomers_answer(stage: Stage, 
 def test_what_is_confirmed_stays_so_while_its_reload_has_to_wait(stage: Stage, confirm_runs: int) -> None:
     stage.apply(1, 2, 3, 4)
     stage.members(4)
-    more = {"haproxy_autoscale_confirm_runs": confirm_runs}
+    more = {"haproxy_autoscale_confirm_runs": confirm_runs, "haproxy_autoscale_apply_strategy": "reload"}
     for _run in range(confirm_runs - 1):
         assert stage.run(**more, haproxy_autoscale_reload_interval=3600).status != 0
     for _run in range(2):
