@@ -104,7 +104,8 @@ def test_all_promises(folder: Path, start: Start) -> None:
     for said in (
         "requests reach all three",
         "no reload",
-        "one graceful reload: reload counter from 0 to 1",
+        "by runtime: ",
+        "HAProxy follows without a reload",
         "the client saw no error",
         "requests reach exactly the right four",
         "the run was refused",
