@@ -229,7 +229,7 @@ ansible_facts:
             - What a person set (maintenance, drain, weight) is no difference.
           type: list
           elements: str
-          sample: ["web/i-0abc: weight 10 in the process and 1 in the file"]
+          sample: [web/i-0abc is in the file and not in the process]
         config:
           description: The file on disk.
           type: dict
