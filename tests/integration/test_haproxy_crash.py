@@ -54,7 +54,7 @@ class Scene:
 
     def again(self, kill_at: int = 0, only: str = "") -> Outcome:
         plan = (self.method, self.balancer.binary, str(self.balancer.master_socket), "haproxy", (), 10)
-        return self.driver.apply(definition(self.balancer), plan, ("", True, "", 1, 3), kill_at, only or self.only)
+        return self.driver.apply(definition(self.balancer), plan, ("", True, "", 1, 3, "reload"), kill_at, only or self.only)
 
     def killed_after(self, text: str, point: str) -> None:
         """A run to this text that is killed right after what the regular expression says."""
