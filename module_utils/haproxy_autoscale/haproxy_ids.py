@@ -74,8 +74,8 @@ def _settle_backend(lines: list[_Line], before: list[_Line]) -> dict[str, int]:
     others = [line for line in lines if not line.ours]
     fixed = {line.id for line in others}
     found = {line.name: had[line.name] for line in lines if line.ours and line.name in had and had[line.name] not in fixed}
-    # A server that leaves has its id until it is gone.
-    taken = _taken(others) | _taken(before) | {number % RING for number in found.values()}
+    # Those of all that are there, because a server that leaves has its id until it is gone.
+    taken = _taken(others) | _taken(before)
     for line in lines:
         if line.ours and line.name not in found:
             number = line.id

@@ -151,6 +151,7 @@ def test_the_branches_of_a_condition_share_the_server() -> None:
     [
         "    server  a\t10.0.0.1:80  check  id  {}",
         "    server a 10.0.0.1:80 cookie id id {} # id 5",
+        "    server a 10.0.0.1:80 weight 5 id {} maxconn 7",
         "    server 'a' 10.0.0.1:80 id {}\r",
         "    server a 10.0.0.1:80\x0bid {} check",
         "\x0c    server a 10.0.0.1:80 id {}",
