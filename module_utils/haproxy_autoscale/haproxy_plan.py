@@ -743,11 +743,11 @@ def _steps(changes: Sequence[_Change]) -> list[Step]:
         going = [server for server in (*change.removed, *change.moved) if not change.states or change.states[server.name].usable]
         if not going or change.serving:
             continue
-        others = [*change.kept, *change.added]
-        # A backup server (the one that says sorry, say) stands for no other one.
-        foremost = [server for server in others if not _is_backup(server)] or others
-        if foremost:
-            found.append(Step("wait for checks", change.backend, any_of=tuple(server.name for server in foremost)))
+        # A backup server (the one that says sorry, say) stands for no other one, unless there is none to come.
+        is_to_come = any(not _is_backup(server) for server in change.added)
+        others = [server.name for server in (*change.kept, *change.added) if not is_to_come or not _is_backup(server)]
+        if others:
+            found.append(Step("wait for checks", change.backend, any_of=tuple(others)))
     # Behind the waits: a change that has to wait leaves everything as it was.
     for change in changes:
         for server, keyword, value in change.reset:

@@ -527,6 +527,9 @@ def test_the_last_usable_server_waits_for_those_that_stay_also_when_nobody_comes
     there = [state("a", 11, operational=0), state("b", 12)]
     (waits,) = (step for step in from_process(text(A, B), text(A), *there).steps if step.action == "wait for checks")
     assert waits.any_of == ("a",)
+    spare = "server s 10.0.0.9:80 check backup id 19"
+    (waits,) = (step for step in from_process(text(A, B, spare), text(A, spare), *there, state("s", 19)).steps if step.action == "wait for checks")
+    assert waits.any_of == ("a", "s")
 
 
 def test_only_a_server_that_is_usable_stands_for_those_that_go() -> None:
