@@ -76,7 +76,13 @@ class Mode(NamedTuple):
         return bool(self.shows)
 
 
-REAL = [Mode(f"{strategy}{', with cookies' if cookies else ''}", strategy, cookies) for strategy in ("auto", "reload") for cookies in (False, True)]
+REAL = [
+    Mode("auto"),
+    Mode("auto, with cookies", cookies=True),
+    Mode("auto, without a master", takeover=False),
+    Mode("reload", "reload"),
+    Mode("reload, with cookies", "reload", cookies=True),
+]
 CONTROLS = [
     Mode("control: no gating, auto", gating=False, shows=(AT_A_DEAD_NEWCOMER, "error answer")),
     Mode("control: no gating, reload", "reload", gating=False, shows=(AT_A_DEAD_NEWCOMER, "error answer")),
@@ -434,7 +440,7 @@ def misdone(result: Result) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=200_000, help="for each HAProxy version, half with cookies, half by reloads (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=250_000, help="for each HAProxy version (default: %(default)s)")
     parser.add_argument("--changes", type=int, default=8, help="in each run (default: %(default)s)")
     parser.add_argument("--versions", nargs="+", default=list(binaries()), metavar="X.Y", help="HAProxy versions (default: all at hand)")
     arguments = parser.parse_args()

@@ -19,9 +19,12 @@ sys.path.append(str(ROOT / "tests" / "bench"))
 
 import churn
 
+NEWEST = list(binaries())[-1]
+# Without a master the commands are the same, on another socket: one version has to do for it here.
+RUNS = [(version, mode) for version in binaries() for mode in churn.REAL if mode.takeover or version == NEWEST]
 
-@pytest.mark.parametrize("mode", churn.REAL, ids=lambda mode: mode.name)
-@pytest.mark.parametrize("version", binaries())
+
+@pytest.mark.parametrize(("version", "mode"), RUNS, ids=[f"{version}-{mode.name}" for version, mode in RUNS])
 def test_no_client_notices_that_the_group_changes(version: str, mode: churn.Mode, tmp_path: Path) -> None:
     result = churn.churn(tmp_path, binaries()[version], mode, churn.SMALL)
     assert [*result.details, *result.warnings] == []
@@ -30,7 +33,7 @@ def test_no_client_notices_that_the_group_changes(version: str, mode: churn.Mode
 
 @pytest.mark.parametrize("mode", churn.CONTROLS, ids=lambda mode: mode.name)
 def test_the_churn_sees_it_when_a_part_is_left_out(mode: churn.Mode, tmp_path: Path) -> None:
-    result = churn.churn(tmp_path, list(binaries().values())[-1], mode, churn.SMALL)
+    result = churn.churn(tmp_path, binaries()[NEWEST], mode, churn.SMALL)
     assert churn.missed(result, churn.SMALL) == []
 
 
