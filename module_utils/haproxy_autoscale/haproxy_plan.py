@@ -23,11 +23,11 @@ from .haproxy_socket import DISABLED, DRAIN, MAINTENANCE, Command, ServerState
 
 States = Mapping[str, Sequence[ServerState]]
 
-# Where a row comes from. Measured: 2.6, 3.0 and 3.2 accept or refuse the keyword in `add server` as the row says. Manual:
-# the Configuration Manual 5.2 and the Management Guide, "add server"; where such a row says None, HAProxy accepts the keyword or
-# was not asked, but that the effect is the file's has not been shown.
-MANUAL = "manual"
-MEASURED = "measured"
+# Why a row is a reload, where HAProxy says so itself.
+REFUSED = "`add server` refuses it"
+UNMEASURED = "its effect has not been measured"
+_NAMES = REFUSED + "; a name is resolved, and may lead elsewhere at any time"
+_ONE_REQUEST = "before 3.0 an added server carries one request on each HTTP/2 connection (`max-reuse`)"
 
 # The first version whose `add server` and `del server` need no experimental mode (measured on 2.6; older ones
 # were not asked).
@@ -37,81 +37,89 @@ OLDEST = (2, 6)
 class Keyword(NamedTuple):
     """How a keyword of a `server` line behaves at runtime.
 
-    `values` is how many words follow it. `since` is the first version whose `add server` reproduces it; None: none does,
-    or it is not known. `fixed` says that a server with it is tied to more than itself: it is not removed, moved or weighed
-    at runtime. `undoes` names the keyword that this one takes back; it is itself not written into a command, because an
-    added server starts without anything (Management Guide, "add server": nothing comes from `default-server`).
-    `file` marks a value that is the path of a file: HAProxy reads files at its start only (measured: "unable to
-    load"), so another server of the configuration in force has to have it already. `settable` is the command that changes it on a server that stays.
+    `values` is how many words follow it. `since` is the first version on which an added server with it is what one from the file is (measured:
+    tests/integration/test_haproxy_keywords.py); None: on none, or it is not known, and `why` says why. `known` is the first of the versions measured
+    that takes it in a file. `fixed` says that a server with it is tied to more than itself: it is not removed, moved or weighed at runtime. `undoes` names
+    the keyword that this one takes back; it is itself not written into a command, because an added server starts without anything (Management Guide, "add
+    server": nothing comes from `default-server`). `file` marks a value that is the path of a file: HAProxy reads files at its start only (measured:
+    "unable to load"), so another server of the configuration in force has to have it already. `settable` is the command that changes it on a server that
+    stays.
     """
 
     values: int
     since: tuple[int, int] | None
-    source: str = MEASURED
+    why: str = ""
+    known: tuple[int, int] = OLDEST
     fixed: bool = False
     undoes: str = ""
     file: bool = False
     settable: str = ""
 
 
-def _undo(keyword: str) -> Keyword:
-    return Keyword(0, OLDEST, MANUAL, undoes=keyword)
+def _undo(keyword: str, known: tuple[int, int] = OLDEST) -> Keyword:
+    return Keyword(0, known, known=known, undoes=keyword)
 
 
 # Configuration Manual 5.2, each keyword with what `add server` makes of it.
 KEYWORDS: dict[str, Keyword] = {
     "addr": Keyword(1, OLDEST),
-    # An agent changes weight and state by itself, and has to be stopped before the server can go ("add server").
-    "agent-addr": Keyword(1, None, MANUAL, fixed=True),
-    "agent-check": Keyword(0, None, MANUAL, fixed=True),
-    "agent-inter": Keyword(1, None, MANUAL, fixed=True),
-    "agent-port": Keyword(1, None, MANUAL, fixed=True),
-    "agent-send": Keyword(1, None, MANUAL, fixed=True),
+    "agent-addr": Keyword(1, OLDEST),
+    "agent-check": Keyword(0, OLDEST),
+    "agent-inter": Keyword(1, OLDEST),
+    "agent-port": Keyword(1, OLDEST),
+    "agent-send": Keyword(1, OLDEST),
     "allow-0rtt": Keyword(0, OLDEST),
-    "alpn": Keyword(1, OLDEST),
+    "alpn": Keyword(1, (3, 0), _ONE_REQUEST),
     "backup": Keyword(0, OLDEST),
     "ca-file": Keyword(1, OLDEST, file=True),
     "check": Keyword(0, OLDEST),
     "check-alpn": Keyword(1, OLDEST),
+    "check-pool-conn-name": Keyword(1, None, UNMEASURED, (3, 2)),
     "check-proto": Keyword(1, OLDEST),
+    "check-reuse-pool": Keyword(0, None, UNMEASURED, (3, 2)),
     "check-send-proxy": Keyword(0, OLDEST),
     "check-sni": Keyword(1, OLDEST),
     "check-ssl": Keyword(0, OLDEST),
     "check-via-socks4": Keyword(0, OLDEST),
     "ciphers": Keyword(1, OLDEST),
     "ciphersuites": Keyword(1, OLDEST),
-    # Measured: "'cookie' option is not accepted for dynamic server" on 2.6.
-    "cookie": Keyword(1, (3, 0)),
+    "client-sigalgs": Keyword(1, (3, 0), known=(3, 0)),
+    "cookie": Keyword(1, (3, 0), f"before 3.0 {REFUSED}"),
     "crl-file": Keyword(1, OLDEST, file=True),
     "crt": Keyword(1, OLDEST, file=True),
-    "disabled": Keyword(0, None, MANUAL),
+    "curves": Keyword(1, (3, 0), known=(3, 0)),
+    "disabled": Keyword(0, None, "it would come in by the commands that bring every newcomer in"),
     "downinter": Keyword(1, OLDEST),
     # Measured: refused by 3.0 and 3.2. So it is never written, only taken into account.
     "enabled": _undo("disabled"),
     "error-limit": Keyword(1, OLDEST),
     "fall": Keyword(1, OLDEST),
     "fastinter": Keyword(1, OLDEST),
-    "force-sslv3": Keyword(0, OLDEST),
+    "force-sslv3": Keyword(0, None, UNMEASURED),
     "force-tlsv10": Keyword(0, OLDEST),
     "force-tlsv11": Keyword(0, OLDEST),
     "force-tlsv12": Keyword(0, OLDEST),
     "force-tlsv13": Keyword(0, OLDEST),
-    "guid": Keyword(1, (3, 0)),
-    "hash-key": Keyword(1, (3, 0)),
+    "guid": Keyword(1, (3, 0), known=(3, 0)),
+    "hash-key": Keyword(1, (3, 0), known=(3, 0)),
     "id": Keyword(1, OLDEST),
-    "init-addr": Keyword(1, None, fixed=True),
-    "init-state": Keyword(1, None, MANUAL),
+    "idle-ping": Keyword(1, None, UNMEASURED, (3, 2)),
+    "init-addr": Keyword(1, None, _NAMES, fixed=True),
+    "init-state": Keyword(1, (3, 2), known=(3, 2)),
     "inter": Keyword(1, OLDEST),
-    "interface": Keyword(1, None, MANUAL),
-    "log-proto": Keyword(1, None),
-    "max-reuse": Keyword(1, None),
+    "interface": Keyword(1, None, UNMEASURED),
+    "log-bufsize": Keyword(1, None, REFUSED, (3, 0)),
+    "log-proto": Keyword(1, None, REFUSED),
+    "max-reuse": Keyword(1, None, REFUSED),
     "maxconn": Keyword(1, OLDEST, settable="set maxconn server {place} {value}"),
     "maxqueue": Keyword(1, OLDEST),
     "minconn": Keyword(1, OLDEST),
-    "namespace": Keyword(1, None),
+    "namespace": Keyword(1, None, REFUSED),
     "no-agent-check": _undo("agent-check"),
     "no-backup": _undo("backup"),
     "no-check": _undo("check"),
+    "no-check-reuse-pool": _undo("check-reuse-pool", (3, 2)),
+    "no-check-send-proxy": _undo("check-send-proxy"),
     "no-check-ssl": _undo("check-ssl"),
     "no-send-proxy": _undo("send-proxy"),
     "no-send-proxy-v2": _undo("send-proxy-v2"),
@@ -126,50 +134,50 @@ KEYWORDS: dict[str, Keyword] = {
     "no-tlsv11": Keyword(0, OLDEST),
     "no-tlsv12": Keyword(0, OLDEST),
     "no-tlsv13": Keyword(0, OLDEST),
-    "no-verifyhost": _undo("verifyhost"),
-    "non-stick": Keyword(0, None),
-    "npn": Keyword(1, OLDEST),
+    "non-stick": Keyword(0, None, REFUSED),
+    "npn": Keyword(1, (3, 0), _ONE_REQUEST),
     "observe": Keyword(1, OLDEST),
     "on-error": Keyword(1, OLDEST),
     "on-marked-down": Keyword(1, OLDEST),
     "on-marked-up": Keyword(1, OLDEST),
+    "pool-conn-name": Keyword(1, None, UNMEASURED, (3, 0)),
     "pool-low-conn": Keyword(1, OLDEST),
     "pool-max-conn": Keyword(1, OLDEST),
     "pool-purge-delay": Keyword(1, OLDEST),
     "port": Keyword(1, OLDEST),
-    "proto": Keyword(1, OLDEST),
+    "proto": Keyword(1, (3, 0), _ONE_REQUEST),
     "proxy-v2-options": Keyword(1, OLDEST),
-    "redir": Keyword(1, None),
-    "resolve-net": Keyword(1, None, fixed=True),
-    "resolve-opts": Keyword(1, None, fixed=True),
-    "resolve-prefer": Keyword(1, None, fixed=True),
-    "resolvers": Keyword(1, None, fixed=True),
+    "redir": Keyword(1, None, REFUSED),
+    "resolve-net": Keyword(1, None, _NAMES, fixed=True),
+    "resolve-opts": Keyword(1, None, _NAMES, fixed=True),
+    "resolve-prefer": Keyword(1, None, _NAMES, fixed=True),
+    "resolvers": Keyword(1, None, _NAMES, fixed=True),
     "rise": Keyword(1, OLDEST),
     "send-proxy": Keyword(0, OLDEST),
     "send-proxy-v2": Keyword(0, OLDEST),
     "send-proxy-v2-ssl": Keyword(0, OLDEST),
     "send-proxy-v2-ssl-cn": Keyword(0, OLDEST),
-    # "The slowstart never applies when HAProxy starts" (5.2): what a reload would do is not what an added server does.
-    "slowstart": Keyword(1, None, MANUAL),
+    "shard": Keyword(1, None, UNMEASURED, (3, 0)),
+    "sigalgs": Keyword(1, (3, 0), known=(3, 0)),
+    "slowstart": Keyword(1, OLDEST),
     "sni": Keyword(1, OLDEST),
-    "socks4": Keyword(1, None),
+    "socks4": Keyword(1, None, REFUSED),
     "source": Keyword(1, OLDEST),
     "ssl": Keyword(0, OLDEST),
     "ssl-max-ver": Keyword(1, OLDEST),
     "ssl-min-ver": Keyword(1, OLDEST),
     "ssl-reuse": _undo("no-ssl-reuse"),
     "stick": _undo("non-stick"),
-    "strict-maxconn": Keyword(0, (3, 2)),
-    "tcp-ut": Keyword(1, None),
+    "strict-maxconn": Keyword(0, (3, 2), known=(3, 2)),
+    "tcp-ut": Keyword(1, None, REFUSED),
     "tfo": Keyword(0, OLDEST),
     "tls-tickets": _undo("no-tls-tickets"),
-    # It follows the state of another server, which cannot be an added one ("add server").
-    "track": Keyword(1, None, MANUAL, fixed=True),
-    "usesrc": Keyword(1, None, MANUAL),
+    "track": Keyword(1, None, "one added while the other is in maintenance does not know of it, and the other could never be removed", fixed=True),
+    "usesrc": Keyword(1, None, UNMEASURED),
     "verify": Keyword(1, OLDEST),
     "verifyhost": Keyword(1, OLDEST),
     "weight": Keyword(1, OLDEST, settable="set server {place} weight {value}"),
-    "ws": Keyword(1, OLDEST),
+    "ws": Keyword(1, (3, 0), _ONE_REQUEST),
 }
 
 # What these have when they do not stand on the line (5.2).
@@ -497,6 +505,8 @@ def _judge_newcomer(where: str, parameters: Mapping[str, Sequence[str]], terms: 
             raise _Reload(f"{where}: the file of {keyword} is not among those that the process has read")
         if not all(_PLAIN.fullmatch(value) for value in values):
             raise _Reload(f"{where}: the value of {keyword} cannot be written in a command")
+    if "slowstart" in parameters and "check" not in parameters:
+        raise _Reload(f"{where}: slowstart: without a check it would begin slowly at runtime, and does not at a reload")
 
 
 def _judge_moved(where: str, change: _Change, server: _Server, old: _Server, terms: _Terms) -> None:
@@ -504,6 +514,8 @@ def _judge_moved(where: str, change: _Change, server: _Server, old: _Server, ter
         raise _Reload(f"{where}: another server tracks it")
     if "hash-key" in server.words:
         raise _Reload(f"{where}: hash-key: what becomes of its keys at another address is not known")
+    if "agent-check" in server.words:
+        raise _Reload(f"{where}: agent-check: what its agent says at another address is not known")
     places = _place(old.address), _place(server.address)
     if any(place is None for place in places) or len({":" in place[0] for place in places if place}) > 1:
         raise _Reload(f"{where}: its address changes to one of another kind")
@@ -520,6 +532,8 @@ def _settings(where: str, server: _Server, old: _Server) -> list[tuple[_Server, 
         # With minconn, which would not move along, a new maxconn means another slope (5.2 "minconn").
         if not KEYWORDS[keyword].settable or (keyword == "maxconn" and "minconn" in parameters):
             raise _Reload(f"{where}: {keyword} cannot be changed at runtime")
+        if keyword == "weight" and "agent-check" in parameters:
+            raise _Reload(f"{where}: agent-check: what its agent says goes by the weight that the server began with")
         value = parameters.get(keyword, (DEFAULTS[keyword],))[0]
         if not value.isdigit():
             raise _Reload(f"{where}: the value of {keyword} is no number")
@@ -700,9 +714,26 @@ def _step(action: str, backend: str, server: _Server, *commands: tuple[str, str]
     return Step(action, backend, server.name, tuple(Command(text.replace("{place}", place), answer) for text, answer in commands))
 
 
-def _add(change: _Change, server: _Server) -> Step:
+def _implied(server: _Server, version: tuple[int, int]) -> dict[str, tuple[str, ...]]:
+    """What a server has from the file by itself, and an added one only when it is told (measured)."""
+    parameters = _parameters(server.name, server)
+    found: dict[str, tuple[str, ...]] = {}
+    if "check" in parameters and not {"addr", "port"} & set(parameters):
+        # Its checks go the way of its requests (5.2 "check").
+        if "ssl" in parameters and "no-check-ssl" not in server.words:
+            found["check-ssl"] = ()
+        if any(keyword.startswith("send-proxy") for keyword in parameters):
+            found["check-send-proxy"] = ()
+    if version < (3, 0):
+        # Else no connection to it would be used a second time.
+        found.update({"pool-max-conn": ("-1",), "pool-purge-delay": ("5s",)})
+    return {keyword: values for keyword, values in found.items() if keyword not in parameters}
+
+
+def _add(change: _Change, server: _Server, version: tuple[int, int]) -> Step:
     """Added with all its parameters, since nothing comes from `default-server`."""
     parameters = {**_parameters(server.name, server), "id": (str(change.ids[server.name]),)}
+    parameters.update(_implied(server, version))
     place = _place(server.address)
     assert place is not None  # noqa: S101 - judged before
     words = [_written(place), *(word for keyword, values in parameters.items() for word in (keyword, *values))]
@@ -732,13 +763,15 @@ def _is_out(change: _Change, server: _Server) -> bool:
     return server.name in change.states and bool(change.states[server.name].admin & MAINTENANCE)
 
 
-def _steps(changes: Sequence[_Change]) -> list[Step]:
+def _steps(changes: Sequence[_Change], version: tuple[int, int]) -> list[Step]:
     """Newcomers first, then who leaves or moves: drained, in maintenance (a client with a cookie still reaches a drained
     server: measured), and then gone or moved. Steps of one kind stand together, because they can go in one line."""
     newcomers = [(change, server) for change in changes for server in change.added]
-    found = [_add(change, server) for change, server in newcomers]
+    found = [_add(change, server, version) for change, server in newcomers]
     found += [_bring_in(change, server) for change, server in newcomers]
     found += [_step("check", change.backend, server, ("enable health {place}", _NOTHING)) for change, server in newcomers if _is_checked(server)]
+    agents = [(change, server) for change, server in newcomers if "agent-check" in _parameters(server.name, server)]
+    found += [_step("agent", change.backend, server, ("enable agent {place}", _NOTHING)) for change, server in agents]
     for change in changes:
         going = [server for server in (*change.removed, *change.moved) if not change.states or change.states[server.name].usable]
         if not going or change.serving:
@@ -790,7 +823,7 @@ def plan(in_force: str, wanted: str, version: str, states: States | None = None)
             {value for _keyword, value in _values_of(old, lambda keyword: keyword == "track")},
         )
         changes = [change for change in (_change(before, after, terms, states) for before, after in zip(old, new)) if change]
-        steps = _steps(changes)
+        steps = _steps(changes, terms.version)
         if steps and terms.version < OLDEST:
             raise _Reload(f"HAProxy {version} is older than what is known to add servers without experimental mode")
         buffer = _bufsize(old)

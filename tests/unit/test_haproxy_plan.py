@@ -61,7 +61,7 @@ def reason(before: str, after: str, version: str = NEW) -> str:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_newcomer_is_added_whole_and_gets_nothing_before_its_first_passed_check(version: str) -> None:
     assert commands(planned(text(A), text(A, B), version)) == [
-        "add server web/b 10.0.0.2:80 check id 12",
+        "add server web/b 10.0.0.2:80 check id 12" + (" pool-max-conn -1 pool-purge-delay 5s" if version == OLD else ""),
         "set server web/b state drain; set server web/b health down; set server web/b state ready",
         "enable health web/b",
     ]
@@ -314,7 +314,42 @@ def test_a_file_that_another_server_has_is_there_already() -> None:
 
 
 def example(keyword: str) -> str:
-    return " ".join([keyword, *["1"] * KEYWORDS[keyword].values])
+    return " ".join([*(["check"] if keyword == "slowstart" else []), keyword, *["1"] * KEYWORDS[keyword].values])
+
+
+@pytest.mark.parametrize(
+    ("words", "implied"),
+    [
+        ("check ssl", " check-ssl"),
+        ("check ssl port 81", ""),
+        ("check send-proxy addr 10.0.0.9 ssl", ""),
+        ("check ssl addr 10.0.0.9", ""),
+        ("check send-proxy-v2", " check-send-proxy"),
+        ("check send-proxy port 81", ""),
+        ("ssl send-proxy", ""),
+    ],
+)
+def test_a_newcomer_is_checked_in_the_way_that_it_is_spoken_to(words: str, implied: str) -> None:
+    """Measured: a server of the file is by itself."""
+    assert commands(planned(text(A), text(A, f"server b 10.0.0.2:80 id 12 {words}")))[0] == f"add server web/b 10.0.0.2:80 id 12 {words}{implied}"
+
+
+def test_on_2_6_a_newcomer_is_told_to_keep_its_connections() -> None:
+    """Measured: on it an added server never used one a second time."""
+    line = "server b 10.0.0.2:80 id 12 pool-max-conn 3"
+    assert commands(planned(text(A), text(A, line), OLD))[0] == "add server web/b 10.0.0.2:80 id 12 pool-max-conn 3 pool-purge-delay 5s"
+
+
+def test_an_agent_is_enabled_and_its_server_neither_moved_nor_weighed() -> None:
+    agent = "server b 10.0.0.2:80 check id 12 agent-check agent-port 9"
+    assert commands(planned(text(A), text(A, agent)))[-2:] == ["enable health web/b", "enable agent web/b"]
+    assert commands(planned(text(A, agent), text(A)))[-1] == "del server web/b"
+    assert "agent-check" in reason(text(A, agent), text(A, f"{agent} weight 5"))
+    assert "agent-check" in reason(text(A, agent), text(A, agent.replace("10.0.0.2", "10.0.0.7")))
+
+
+def test_a_slow_start_without_a_check_takes_a_reload() -> None:
+    assert "slowstart" in reason(text(A), text(A, "server b 10.0.0.2:80 id 12 slowstart 5s"))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -329,7 +364,7 @@ def test_each_row_of_the_table_decides_on_a_newcomer(keyword: str, version: str)
         assert found.reload.startswith("backend web, server b: ")
         assert keyword in found.reload
     else:
-        assert commands(found)[0] == f"add server web/b 10.0.0.2:80 id 12 {example(keyword)}"
+        assert f"{commands(found)[0]} ".startswith(f"add server web/b 10.0.0.2:80 id 12 {example(keyword)} ")
 
 
 @pytest.mark.parametrize("keyword", [keyword for keyword, row in KEYWORDS.items() if row.undoes])
@@ -345,7 +380,9 @@ def test_each_row_of_the_table_decides_on_a_server_that_goes_or_gets_it(keyword:
     row = KEYWORDS[keyword]
     line = f"server b 10.0.0.2:80 id 12 {example(keyword)}"
     assert bool(planned(text(A, line), text(A), version).reload) == row.fixed
-    changed = planned(text(A, "server b 10.0.0.2:80 id 12"), text(A, line.replace(f"{keyword} 1", f"{keyword} 2")), version)
+    changed = planned(
+        text(A, "server b 10.0.0.2:80 id 12" + " check" * (keyword == "slowstart")), text(A, line.replace(f"{keyword} 1", f"{keyword} 2")), version
+    )
     if row.settable:
         assert len(changed.steps) == 1
     else:
@@ -355,7 +392,7 @@ def test_each_row_of_the_table_decides_on_a_server_that_goes_or_gets_it(keyword:
 
 def test_a_row_is_sound() -> None:
     for keyword, row in KEYWORDS.items():
-        assert row.source in ("manual", "measured"), keyword
+        assert bool(row.why) == (row.since != row.known), keyword
         assert not row.undoes or row.undoes in KEYWORDS, keyword
         assert not (row.fixed and row.since), keyword
 
