@@ -27,6 +27,7 @@ States = Mapping[str, Sequence[ServerState]]
 REFUSED = "`add server` refuses it"
 UNMEASURED = "its effect has not been measured"
 _NAMES = REFUSED + "; a name is resolved, and may lead elsewhere at any time"
+_ERRORS = "before 3.0 an added server with `observe` lacks the defaults of the others, and no error counts"
 _ONE_REQUEST = "before 3.0 an added server carries one request on each HTTP/2 connection (`max-reuse`)"
 
 # The first version whose `add server` and `del server` need no experimental mode (measured on 2.6; older ones
@@ -92,7 +93,7 @@ KEYWORDS: dict[str, Keyword] = {
     "downinter": Keyword(1, OLDEST),
     # Measured: refused by 3.0 and 3.2. So it is never written, only taken into account.
     "enabled": _undo("disabled"),
-    "error-limit": Keyword(1, OLDEST),
+    "error-limit": Keyword(1, (3, 0), _ERRORS),
     "fall": Keyword(1, OLDEST),
     "fastinter": Keyword(1, OLDEST),
     "force-sslv3": Keyword(0, None, UNMEASURED),
@@ -136,8 +137,8 @@ KEYWORDS: dict[str, Keyword] = {
     "no-tlsv13": Keyword(0, OLDEST),
     "non-stick": Keyword(0, None, REFUSED),
     "npn": Keyword(1, (3, 0), _ONE_REQUEST),
-    "observe": Keyword(1, OLDEST),
-    "on-error": Keyword(1, OLDEST),
+    "observe": Keyword(1, (3, 0), _ERRORS),
+    "on-error": Keyword(1, (3, 0), _ERRORS),
     "on-marked-down": Keyword(1, OLDEST),
     "on-marked-up": Keyword(1, OLDEST),
     "pool-conn-name": Keyword(1, None, UNMEASURED, (3, 0)),
