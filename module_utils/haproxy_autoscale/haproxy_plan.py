@@ -456,7 +456,7 @@ def _last(effective: Iterable[Sequence[str]], keyword: str, default: str) -> str
     return values[-1] if values else default
 
 
-def _judge_section(section: _Section, terms: _Terms, added: bool, moved: bool) -> None:
+def _judge_section(section: _Section, terms: _Terms, added: bool) -> None:
     """Raise _Reload when the servers of this section cannot be changed at runtime at all."""
     title, effective = section.title, section.effective
     if section.uncertain:
@@ -475,8 +475,8 @@ def _judge_section(section: _Section, terms: _Terms, added: bool, moved: bool) -
     if algorithm not in DYNAMIC and not (algorithm in HASHES and consistent):
         raise _Reload(f"{title}: balance {algorithm} takes no servers at runtime" + (" without hash-type consistent" if algorithm in HASHES else ""))
     dynamic = [words[0] for words in effective if words[0] == "dynamic-cookie-key" or (words[0] == "cookie" and "dynamic" in words[2:])]
-    # Measured: on 2.6 an added server's cookie is empty. What `set server addr` makes of it was not.
-    if dynamic and ((added and terms.version < (3, 0)) or moved):
+    # Measured: on 2.6 an added server's cookie is empty; one that moves gets another cookie, as at a reload.
+    if dynamic and added and terms.version < (3, 0):
         raise _Reload(f"{title}: {dynamic[0]}: the cookie is made of the address, which this version does not do at runtime")
     if not _NAME.fullmatch(section.heading[1] if len(section.heading) > 1 else ""):
         raise _Reload(f"{title}: its name cannot be written in a command")
@@ -513,8 +513,6 @@ def _judge_newcomer(where: str, parameters: Mapping[str, Sequence[str]], terms: 
 def _judge_moved(where: str, change: _Change, server: _Server, old: _Server, terms: _Terms) -> None:
     if server.name in terms.tracked or f"{change.backend}/{server.name}" in terms.tracked:
         raise _Reload(f"{where}: another server tracks it")
-    if "hash-key" in server.words:
-        raise _Reload(f"{where}: hash-key: what becomes of its keys at another address is not known")
     if "agent-check" in server.words:
         raise _Reload(f"{where}: agent-check: what its agent says at another address is not known")
     places = _place(old.address), _place(server.address)
@@ -588,7 +586,8 @@ def _beyond(where: str, server: _Server, state: ServerState, number: int, is_our
     """What differs besides a server's place."""
     found = []
     weight = _weight(server)
-    if is_ours and (state.admin or state.weight != weight):
+    # What an agent says counts from its first answer on.
+    if is_ours and "agent-check" not in server.words and (state.admin or state.weight != weight):
         found.append(f"{where} has the weight {state.weight} and the state {state.admin}, and {weight} and 0 in the file")
     if state.id != number:
         found.append(f"{where} has the id {state.id}, and {number} in the file")
@@ -637,7 +636,7 @@ def _change(old: _Section, new: _Section, terms: _Terms, states: States | None) 
         raise _Reload(f"{new.title}, server {unknown[0]}: the process has it with parameters that no file tells")
     different = [(was, server) for was, server in stay if was != server]
     moved = [server for was, server in different if _place(was.address) != _place(server.address)]
-    _judge_section(new, terms, bool(added), bool(moved))
+    _judge_section(new, terms, bool(added))
     reset = [setting for was, server in different for setting in _settings(f"{new.title}, server {server.name}", server, was)]
     again = {server.name for server, keyword, _value in reset if keyword == "weight"}
     for server in moved:
@@ -715,13 +714,13 @@ def _step(action: str, backend: str, server: _Server, *commands: tuple[str, str]
     return Step(action, backend, server.name, tuple(Command(text.replace("{place}", place), answer) for text, answer in commands))
 
 
-def _implied(server: _Server, version: tuple[int, int]) -> dict[str, tuple[str, ...]]:
-    """What a server has from the file by itself, and an added one only when it is told (measured)."""
-    parameters = _parameters(server.name, server)
+def _implied(words: Sequence[str], parameters: Collection[str], version: tuple[int, int]) -> dict[str, tuple[str, ...]]:
+    """What a server with these words has from the file by itself, and an added one only when it is told (measured). `parameters` are
+    the keywords that hold in the end."""
     found: dict[str, tuple[str, ...]] = {}
     if "check" in parameters and not {"addr", "port"} & set(parameters):
         # Its checks go the way of its requests (5.2 "check").
-        if "ssl" in parameters and "no-check-ssl" not in server.words:
+        if "ssl" in parameters and "no-check-ssl" not in words:
             found["check-ssl"] = ()
         if any(keyword.startswith("send-proxy") for keyword in parameters):
             found["check-send-proxy"] = ()
@@ -731,10 +730,22 @@ def _implied(server: _Server, version: tuple[int, int]) -> dict[str, tuple[str, 
     return {keyword: values for keyword, values in found.items() if keyword not in parameters}
 
 
+def implied(words: Sequence[str], version: str) -> list[str]:
+    """The words that an added server needs besides those of its line and of `default-server` (measured). Pure."""
+    keywords = [keyword for keyword, _values in _entries(words)]
+    parameters = {keyword for keyword in keywords if f"no-{keyword}" not in keywords}
+    return [word for keyword, values in _implied(words, parameters, _number(version)).items() for word in (keyword, *values)]
+
+
+def _number(version: str) -> tuple[int, int]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
 def _add(change: _Change, server: _Server, version: tuple[int, int]) -> Step:
     """Added with all its parameters, since nothing comes from `default-server`."""
     parameters = {**_parameters(server.name, server), "id": (str(change.ids[server.name]),)}
-    parameters.update(_implied(server, version))
+    parameters.update(_implied(server.words, parameters, version))
     place = _place(server.address)
     assert place is not None  # noqa: S101 - judged before
     words = [_written(place), *(word for keyword, values in parameters.items() for word in (keyword, *values))]
@@ -817,9 +828,8 @@ def plan(in_force: str, wanted: str, version: str, states: States | None = None)
     old, new = _sections(in_force), _sections(wanted)
     try:
         _compare_frames(old, new)
-        number = re.match(r"(\d+)\.(\d+)", version)
         terms = _Terms(
-            (int(number.group(1)), int(number.group(2))) if number else (0, 0),
+            _number(version),
             _values_of((section for section in old if not section.uncertain), _is_file),
             {value for _keyword, value in _values_of(old, lambda keyword: keyword == "track")},
         )

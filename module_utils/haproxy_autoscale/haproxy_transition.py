@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from . import haproxy_config, haproxy_socket
+from . import haproxy_config, haproxy_plan, haproxy_socket
 from .haproxy_config import Configuration, Server
 from .haproxy_inspect import Running
 from .haproxy_socket import DISABLED, DRAIN, MAINTENANCE, RUNNING, STOPPED, ServerState
@@ -135,11 +135,13 @@ def _numeric(state: ServerState) -> ServerState:
     return state if is_numeric else state._replace(server=state.server._replace(address="-"))
 
 
-def add_command(backend: str, server: Server, default_server: list[str]) -> str:
-    """The command that adds a server at runtime. An added server ignores `default-server`, so that is written out. Pure."""
+def add_command(backend: str, server: Server, default_server: list[str], version: str) -> str:
+    """The command that adds a server at runtime. An added server ignores `default-server`, so that is written out, and so is
+    what one of the file has by itself. Pure."""
+    words = [*default_server, *server.options]
     address = f"[{server.address}]" if ":" in server.address else server.address
     place = f"{address}:{server.port}" if server.port else address
-    return " ".join(["add server", f"{backend}/{server.name}", place, *default_server, *server.options])
+    return " ".join(["add server", f"{backend}/{server.name}", place, *words, *haproxy_plan.implied(words, version)])
 
 
 def _weight(words: Sequence[str]) -> str:
@@ -167,7 +169,7 @@ def prove_newcomers(running: Running, transition: Transition, wanted: Configurat
     for backend in transition.starved:
         for server in _foremost(transition.newcomers.get(backend, [])):
             name = f"{backend}/{server.name}"
-            words = add_command(backend, server, wanted.default_server[backend]).split(" ")
+            words = add_command(backend, server, wanted.default_server[backend], running.version).split(" ")
             # An enabled server counts as up until it is said to be down (2.6 to 3.2), and requests come in between the two.
             without_requests = ["weight", "0"]
             answer = running.ask(" ".join(words + without_requests), TIMEOUT).strip()
