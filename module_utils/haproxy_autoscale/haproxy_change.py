@@ -92,7 +92,7 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
         planned = _way(definition, wish, before, text)
         if not planned.reload:
             action = "runtime"
-        elif wish.strategy == "runtime_only":
+        elif wish.strategy == "runtime_only" and (check_mode or _cut_off(definition, before) is None):
             raise ApplyError(f"{_never(planned)}. Nothing was changed")
         else:
             reason += f"; {planned.reload}"
@@ -196,17 +196,22 @@ def _bring(
             return _runtime(definition, wish, config_file, before, result, text, planned)
         except SocketError as error:
             if wish.strategy == "runtime_only":
-                intent = haproxy_state.read_intent(definition.state_dir, definition.name)
-                done = _put_back(definition, wish, config_file, before) + _undo(definition, before, wanted, intent, haproxy_transition.NOTHING)
-                raise ApplyError(f"the change could not be made at runtime: {error}. {done}") from error
+                raise _given_up(definition, wish, config_file, before, wanted, f"the change could not be made at runtime: {error}") from error
             result["warnings"].append(f"the change could not be made at runtime, so HAProxy is reloaded: {error}")
         now = _observe_settled(definition)
         if now is None:
             raise ApplyError("HAProxy ended while it was changed at runtime")
         before = _healed(definition, now, wanted, wish, result)
     elif wish.strategy == "runtime_only":
-        raise ApplyError(f"{_never(planned)}. {_put_back(definition, wish, config_file, before)}")
+        raise _given_up(definition, wish, config_file, before, wanted, _never(planned))
     return _reload(definition, plan, around, wish, config_file, before, {**result, "applied_by": "reload"}, text, run)
+
+
+def _given_up(definition: Definition, wish: Wish, config_file: ConfigFile, before: Running, wanted: Configuration, why: str) -> ApplyError:
+    """The error of a change that neither could be made at runtime nor may be made by a reload, once everything is as it was."""
+    intent = haproxy_state.read_intent(definition.state_dir, definition.name)
+    done = _put_back(definition, wish, config_file, before) + _undo(definition, before, wanted, intent, haproxy_transition.NOTHING)
+    return ApplyError(f"{why}. {done}")
 
 
 def _runtime(

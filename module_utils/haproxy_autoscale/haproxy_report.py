@@ -273,5 +273,5 @@ def _candidate_facts(
         "plan": plan,
         "plan_reason": plan_reason,
         "needs_reload": needs_reload,
-        "postponed": _postponed(definition, candidate, running, time.time()) if plan == "reload" else "",
+        "postponed": _postponed(definition, candidate, running, time.time()) if plan == "reload" and not needs_reload else "",
     }
