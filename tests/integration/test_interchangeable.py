@@ -56,7 +56,7 @@ KINDS = {
     "first": Kind(["mode tcp", "balance first", f"default-server {CHECK} maxconn 40"]),
     "bare": Kind(["mode tcp", "balance roundrobin"], reload=("check", "line")),
     "spare": Kind(["balance roundrobin", f"default-server {CHECK} send-proxy"], port="proxy", may=("weight", "address"), reload=("backup", "line")),
-    "tls": Kind(["balance roundrobin", "option allbackups"], f"ssl verify none {CHECK}", port="tls", may=("weight", "address")),
+    "tls": Kind(["balance roundrobin", "option allbackups"], f"ssl verify none {CHECK.replace('50ms', '200ms')}", port="tls", may=("weight", "address")),
 }
 # Two ports where instances answer alike, so that a server can move to another port.
 PORTS = {"plain": ("plain", "other"), "proxy": ("proxy",), "tls": ("tls",)}
@@ -99,7 +99,7 @@ class Side:
             "    ssl-server-verify none",
             "defaults",
             "    mode http",
-            "    timeout connect 1s",
+            "    timeout connect 5s",
             "    timeout check 5s",
             "    timeout client 10s",
             "    timeout server 10s",

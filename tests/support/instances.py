@@ -20,7 +20,9 @@ class Instances:
     def __init__(self, folder: Path, binary: str, addresses: Sequence[str]) -> None:
         self.ports = {name: free_port(addresses[0]) for name in ("plain", "other", "proxy", "tls")}
         subject = ["-subj", "/CN=instance", "-days", "2", "-keyout", str(folder / "key"), "-out", str(folder / "cert")]
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject], check=True, capture_output=True)
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *subject], check=True, capture_output=True
+        )
         (folder / "both.pem").write_text((folder / "cert").read_text() + (folder / "key").read_text())
         options = {"proxy": " accept-proxy", "tls": f" ssl crt {folder}/both.pem"}
         places = [(address, name, port) for address in addresses for name, port in self.ports.items()]
