@@ -69,7 +69,8 @@ def test_the_text_that_is_written_is_to_the_byte_the_one_that_was_judged(stage: 
     balancer.start(balancer.text(f"{THIRD} {address(3)}:{stage.web.port} id 4711").replace(" web", " servers"))
     project = balancer.folder / "project"
     project.mkdir()
-    (project / "strange.j2").write_text("{% from 'haproxy-macros.j2' import server_id %}\n" + STRANGE)
+    (project / "templates").mkdir()
+    (project / "templates" / "strange.j2").write_text("{% from 'haproxy-macros.j2' import server_id %}\n" + STRANGE)
     (project / "roles").symlink_to(ROOT / "roles")
     playbook = project / "site.yml"
     playbook.write_text("- hosts: localhost\n  gather_facts: false\n  roles: [haproxy_autoscale]\n")
