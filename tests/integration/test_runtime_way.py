@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_change
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_change import Wish, apply
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import Definition
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan
@@ -139,6 +140,23 @@ def test_a_weight_that_a_person_set_survives_both_ways(running: Balancer, web: B
     assert row(running, "s2")[3] == "3"
     assert do(running, text(running, server(web, 1), server(web, 2, "weight 5"), **reading), "reload")["applied_by"] == "reload"
     assert row(running, "s2")[3] == "3"
+
+
+def test_what_a_killed_run_had_set_is_taken_back_before_anything_else(running: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the weight would be taken for a person's when the next run wants the old one."""
+    before = running.config.read_text()
+
+    def killed(*_arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(haproxy_change, "_keep", killed)
+        with pytest.raises(KeyboardInterrupt):
+            do(running, text(running, server(web, 1), server(web, 2, "weight 5 maxconn 7")))
+    assert row(running, "s2")[3] == "5"
+    assert do(running, before)["applied_by"] == "runtime"
+    assert row(running, "s2")[3] == "1"
+    assert do(running, before)["applied_by"] == "none"
 
 
 def test_a_comment_alone_is_no_reason_for_a_reload(running: Balancer, web: Backends) -> None:
