@@ -40,7 +40,7 @@ test-packaging: setup ## The ways to run it (checkout, ansible-pull, ansible-run
 test-molecule: setup ## The molecule scenarios
 	@$(pytest) tests/integration/test_molecule.py
 
-churn: setup ## Clients under load while the group changes, on each HAProxy: a table of what they noticed. ARGS="--versions 3.2" for one
+churn: setup ## Clients under load while the group changes, on each HAProxy: a table of what they noticed and of the reloads. ARGS="--versions 3.2" for one
 	@$(bin)/python tests/bench/churn.py $(ARGS)
 
 lint: setup ## ruff, mypy, shellcheck, yamllint, ansible-lint and antsibull's checks of the changelog and the documents
