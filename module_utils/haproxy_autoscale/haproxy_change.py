@@ -223,6 +223,8 @@ def _runtime(
     leavers = {(step.backend, step.server): states[step.backend, step.server].admin for step in planned.steps if step.action == "drain"}
     added = {(step.backend, step.server) for step in planned.steps if step.action == "add"}
     intent = _intent(before.worker, leavers, added, _cut_off(definition, before))
+    settings = tuple((step.backend, step.server, step.undo) for step in planned.steps if step.undo)
+    intent = intent._replace(settings=intent.settings + settings, checksum=config_file.checksum)
     try:
         # Before the first command: a run that dies from here on is healed by the next.
         haproxy_state.write_intent(definition.state_dir, definition.name, intent)
@@ -362,7 +364,11 @@ def _remove_leftovers(definition: Definition, config_file: ConfigFile) -> None:
 def _cut_off(definition: Definition, running: Running) -> Intent | None:
     """What a run that never came to its end was about to do to this very process."""
     intent = haproxy_state.read_intent(definition.state_dir, definition.name)
-    return intent if intent is not None and intent.worker == running.worker else None
+    if intent is None or intent.worker != running.worker:
+        return None
+    record = haproxy_inspect.record_of(definition, running)
+    # It may have been cut off right behind its record.
+    return intent._replace(settings=()) if record is not None and record.checksum == intent.checksum else intent
 
 
 def _healed(definition: Definition, running: Running, wanted: Configuration, wish: Wish, result: dict[str, Any]) -> Running:
@@ -383,7 +389,7 @@ def _intent(worker: Identity | None, leavers: dict[tuple[str, str], int], added:
     added = added - set(leavers)
     if cut_off is None:
         return Intent(worker, leavers, added)
-    return Intent(worker, {**cut_off.leavers, **leavers}, cut_off.added | added)
+    return Intent(worker, {**cut_off.leavers, **leavers}, cut_off.added | added, cut_off.settings)
 
 
 def _undo(definition: Definition, before: Running, wanted: Configuration, intent: Intent | None, change: Transition) -> str:
@@ -397,6 +403,7 @@ def _undo(definition: Definition, before: Running, wanted: Configuration, intent
         return done
     dead = {(backend, state.server.name) for backend, row in change.leavers.items() for state in row if state.operational == STOPPED}
     try:
+        haproxy_transition.take_back(before, intent.settings)
         haproxy_transition.bring_back(before, intent.leavers, dead)
         _close(definition, intent, haproxy_transition.withdraw(before, intent.added))
     except (SocketError, StateError) as trouble:

@@ -211,7 +211,7 @@ class Step(NamedTuple):
     """One thing to do. `commands` go to HAProxy together, on one line. Those that wait have none: `action` says for what,
     "wait for checks" until one of the backend's servers `any_of` is usable, "wait until idle" for the requests of the
     servers that were drained or put in maintenance in the steps before. Both have to be bounded. `place` is where a server is after
-    a "move", which 3.0 makes a moment after its answer (measured)."""
+    a "move", which 3.0 makes a moment after its answer (measured). `undo` is the command that takes a setting back."""
 
     action: str
     backend: str = ""
@@ -219,6 +219,7 @@ class Step(NamedTuple):
     commands: tuple[Command, ...] = ()
     place: tuple[str, int] | None = None
     any_of: tuple[str, ...] = ()
+    undo: str = ""
 
 
 class Plan(NamedTuple):
@@ -408,6 +409,15 @@ def _ids(servers: Iterable[_Server]) -> dict[str, int]:
     return found
 
 
+class _Setting(NamedTuple):
+    """A keyword to set on a server that stays, with the value that it gets and the one that it has."""
+
+    server: _Server
+    keyword: str
+    value: str
+    was: str
+
+
 class _Change(NamedTuple):
     """What becomes of one section's servers. `moved` have another place, `reset` another value of a settable keyword.
     `states` is what the process has of it, by name; empty when that is not known."""
@@ -416,7 +426,7 @@ class _Change(NamedTuple):
     added: list[_Server]
     removed: list[_Server]
     moved: list[_Server]
-    reset: list[tuple[_Server, str, str]]
+    reset: list[_Setting]
     kept: list[_Server]
     ids: dict[str, int]
     states: dict[str, ServerState]
@@ -520,8 +530,8 @@ def _judge_moved(where: str, change: _Change, server: _Server, old: _Server, ter
         raise _Reload(f"{where}: its address changes to one of another kind")
 
 
-def _settings(where: str, server: _Server, old: _Server) -> list[tuple[_Server, str, str]]:
-    """What has to be set on a server that stays, as (server, keyword, value). Raises _Reload for what cannot be."""
+def _settings(where: str, server: _Server, old: _Server) -> list[_Setting]:
+    """What has to be set on a server that stays. Raises _Reload for what cannot be."""
     was, parameters = _judge_server(where, old), _judge_server(where, server)
     found = []
     for keyword in [*parameters, *(word for word in was if word not in parameters)]:
@@ -537,7 +547,7 @@ def _settings(where: str, server: _Server, old: _Server) -> list[tuple[_Server, 
         if not value.isdigit():
             raise _Reload(f"{where}: the value of {keyword} is no number")
         if value != was.get(keyword, (DEFAULTS[keyword],))[0]:
-            found.append((server, keyword, value))
+            found.append(_Setting(server, keyword, value, was.get(keyword, (DEFAULTS[keyword],))[0]))
     return found
 
 
@@ -638,11 +648,11 @@ def _change(old: _Section, new: _Section, terms: _Terms, states: States | None) 
     moved = [server for was, server in different if _place(was.address) != _place(server.address)]
     _judge_section(new, terms, bool(added))
     reset = [setting for was, server in different for setting in _settings(f"{new.title}, server {server.name}", server, was)]
-    again = {server.name for server, keyword, _value in reset if keyword == "weight"}
+    again = {setting.server.name for setting in reset if setting.keyword == "weight"}
     for server in moved:
         weight = _weight(server)
         if server.name not in again and weight is not None and _is_another(had, server) and had[server.name].weight != weight:
-            reset.append((server, "weight", str(weight)))
+            reset.append(_Setting(server, "weight", str(weight), str(had[server.name].weight)))
     kept = [server for _was, server in stay if server not in moved]
     change = _Change(new, added, removed, moved, reset, kept, _ids(new.servers), had)
     for server in moved:
@@ -795,8 +805,12 @@ def _steps(changes: Sequence[_Change], version: tuple[int, int]) -> list[Step]:
             found.append(Step("wait for checks", change.backend, any_of=tuple(others)))
     # Behind the waits: a change that has to wait leaves everything as it was.
     for change in changes:
-        for server, keyword, value in change.reset:
-            found.append(_step(keyword, change.backend, server, (KEYWORDS[keyword].settable.replace("{value}", value), _NOTHING)))
+        for server, keyword, value, was in change.reset:
+            command = KEYWORDS[keyword].settable
+            # The weight in use may be a person's.
+            before = str(change.states[server.name].weight) if keyword == "weight" and server.name in change.states else was
+            undo = command.replace("{place}", f"{change.backend}/{server.name}").replace("{value}", before)
+            found.append(_step(keyword, change.backend, server, (command.replace("{value}", value), _NOTHING))._replace(undo=undo))
     leavers = [(change, server) for change in changes for server in (*change.removed, *change.moved) if not _is_out(change, server)]
     for state in ("drain", "maint"):
         found += [_step(state, change.backend, server, (f"set server {{place}} state {state}", _NOTHING)) for change, server in leavers]

@@ -150,11 +150,15 @@ def read_refusal(state_dir: str, name: str) -> Refusal | None:
 class Intent(NamedTuple):
     """What a run is about to do to a process, written before the first command: our drain and maintenance look like a
     person's afterwards. On the process `worker` (None: one that it is about to start) it takes out `leavers`, which
-    have the administrative state of before with them, and adds the servers `added`, each as (backend, name)."""
+    have the administrative state of before with them, and adds the servers `added`, each as (backend, name). `settings` are the
+    commands that take back what it sets on those that stay, as (backend, name, command), unless the file `checksum` has come into
+    force all the same."""
 
     worker: Identity | None
     leavers: dict[tuple[str, str], int]
     added: set[tuple[str, str]]
+    settings: tuple[tuple[str, str, str], ...] = ()
+    checksum: str = ""
 
 
 def _intent_path(state_dir: str, name: str) -> str:
@@ -164,7 +168,7 @@ def _intent_path(state_dir: str, name: str) -> str:
 def write_intent(state_dir: str, name: str, intent: Intent) -> None:
     """Keep what a run is about to do. Raises StateError."""
     leavers = [[backend, server, admin] for (backend, server), admin in intent.leavers.items()]
-    kept = {"worker": intent.worker, "leavers": leavers, "added": sorted(intent.added)}
+    kept = {"worker": intent.worker, "leavers": leavers, "added": sorted(intent.added), "settings": intent.settings, "checksum": intent.checksum}
     write_atomically(_intent_path(state_dir, name), json.dumps(kept).encode())
 
 
@@ -177,7 +181,8 @@ def read_intent(state_dir: str, name: str) -> Intent | None:
     def make(found: Any) -> Intent:
         leavers = {(str(backend), str(server)): int(admin) for backend, server, admin in found["leavers"]}
         added = {(str(backend), str(server)) for backend, server in found["added"]}
-        return Intent(Identity(*found["worker"]) if found["worker"] else None, leavers, added)
+        settings = tuple((str(backend), str(server), str(command)) for backend, server, command in found.get("settings", []))
+        return Intent(Identity(*found["worker"]) if found["worker"] else None, leavers, added, settings, str(found.get("checksum", "")))
 
     return _read_kept(_intent_path(state_dir, name), make)
 

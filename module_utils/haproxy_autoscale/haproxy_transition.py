@@ -11,7 +11,7 @@ newcomers are held down by a server-state file of our own making until their che
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from . import haproxy_config, haproxy_plan, haproxy_socket
@@ -268,6 +268,12 @@ def bring_back(running: Running, leavers: Mapping[tuple[str, str], int], held: C
         running.order(commands, TIMEOUT)
 
 
+def take_back(running: Running, settings: Iterable[tuple[str, str, str]]) -> None:
+    """Take back what was set on servers that are still there, the last first. Raises SocketError."""
+    states = _states(running)
+    running.order([command for backend, name, command in reversed(list(settings)) if (backend, name) in states], TIMEOUT)
+
+
 def _setting(admin: int) -> str:
     return "maint" if admin & MAINTENANCE else "drain" if admin & DRAIN else "ready"
 
@@ -283,6 +289,7 @@ def heal(running: Running, intent: Intent, wanted: Configuration, timeout: float
     foremost = {(backend, server.name) for backend, servers in wanted.servers.items() for server in _foremost(servers)}
     states = _states(running)
     served = {backend for (backend, _name), state in states.items() if state.usable}
+    take_back(running, intent.settings)
     left = withdraw(running, [place for place in intent.added if place in states and not states[place].usable])
     # One that cannot be taken away has served before; where it is wanted again, it serves again.
     back = {**intent.leavers, **dict.fromkeys(left & names, 0)}
