@@ -19,9 +19,10 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from backends import Backends
 from balancer import Balancer, ask, run
 from clients import Clients
-from crash import Driver
+from crash import Driver, Outcome
 from instances import Instances
 from test_haproxy_apply import definition
+from test_haproxy_crash import Scene, told
 
 CHECK = "    default-server check inter 100ms fastinter 100ms rise 2 fall 10 weight 10\n    load-server-state-from-file global\n    retries 0\n"
 # What is deleted at once, or waited for, has no connections.
@@ -246,3 +247,55 @@ def test_a_leaver_with_a_connection_keeps_it_and_is_deleted_in_a_later_run(balan
     assert do(balancer, wanted)["applied_by"] == "runtime"
     assert balancer.worker() == worker
     is_at(balancer, web, 2, 3)
+
+
+class WithIds(Scene):
+    """What is killed while it is changed without a reload. A limit changes, too: each text has its own."""
+
+    def text(self, *numbers: int, bind: str = "") -> str:
+        limit = sum(numbers)
+        words = [f"s{number} 127.0.5.{number}:{self.web.port} id {100 + number}{f' maxconn {limit}' if number == 3 else ''}" for number in numbers]
+        return text(self.balancer, *words)
+
+    def again(self, kill_at: int = 0, only: str = "") -> Outcome:
+        plan = (self.method, self.balancer.binary, str(self.balancer.master_socket), "haproxy", (), 10)
+        return self.driver.apply(definition(self.balancer), plan, ("", True, "", 1, 3, "auto"), kill_at, only or self.only)
+
+    def limit(self) -> str:
+        """The limit of s3, the column `slim` of `show stat`."""
+        return next(line.split(",")[6] for line in ask(self.balancer.stats_socket, "show stat").splitlines() if line.startswith("web,s3,"))
+
+
+# Servers before, those wanted by the run that is killed, wanted by a run after it that wants something else again.
+@pytest.mark.parametrize("sets", [((1, 2, 3), (2, 3, 6), (3, 7)), ((1, 3), (6, 7, 8), (2, 3))], ids=["mixed", "all replaced"])
+def test_a_change_that_is_killed_at_any_command_is_healed_by_the_next_run_and_no_request_is_lost(
+    balancer: Balancer, web: Backends, driver: Driver, master: bool, sets: tuple[tuple[int, ...], ...]
+) -> None:
+    scene = WithIds(balancer, web, driver, "master_socket" if master else "pid", r"^(before |after )?(send|replace|unlink)\b")
+    now = sets[0]
+    (balancer.folder / "server-state").write_text("1\n")
+    balancer.start(scene.text(*now), master)
+    # A file that stands in force, with its record.
+    assert scene.apply(scene.text(*now, 4)).result["applied_by"] == "reload"
+    assert scene.apply(scene.text(*now)).result["applied_by"] == "runtime"
+    ways: list[str] = []
+    with Clients(balancer.port) as clients:
+        for kill_at in range(1, 100):
+            wanted = next(numbers for numbers in sets[:2] if numbers != now)
+            killed = scene.apply(scene.text(*wanted), kill_at)
+            assert not killed.error
+            if not killed.killed:
+                break
+            # The same is wanted still; what was there before; something else.
+            after = (wanted, now, sets[2])[(kill_at + kill_at // 3) % 3]
+            with told(f"killed at point {kill_at}, {killed.at}", now, wanted, after):
+                healed = scene.apply(scene.text(*after))
+                assert (healed.error, healed.result["warnings"]) == ("", [])
+                ways.append(healed.result["applied_by"])
+                is_at(balancer, web, *after)
+                assert 3 not in after or scene.limit() == str(sum(after))
+                assert clients.failures() == {}
+            now = after
+    # Both before and after each command that changes anything.
+    assert len(ways) >= 12
+    assert ways.count("runtime") >= len(ways) // 2
