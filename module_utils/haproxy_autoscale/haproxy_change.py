@@ -239,8 +239,10 @@ def _runtime(
     lasting = {backend: [state for state in row if (backend, state.server.name) not in outcome.left] for backend, row in now.states.items()}
     weighed = {(step.backend, step.server) for step in planned.steps if step.action == "weight"}
     differences = haproxy_plan.drift(text, lasting, added | weighed.intersection(place for place, state in states.items() if not state.admin))
-    if differences:
-        raise SocketError(f"afterwards {'; '.join(differences[:5])}")
+    record = haproxy_inspect.record_of(definition, before)
+    unknown = [sentence for sentence in differences if record is None or sentence not in record.differences]
+    if unknown:
+        raise SocketError(f"afterwards {'; '.join(unknown[:5])}")
     commands = sum(len(step.commands) for step in planned.steps)
     count = sum(len(row) for row in lasting.values())
     proof = Proof(now, f"{commands} commands, process {now.worker.pid if now.worker else '?'} has the {count} servers of the file")
@@ -249,7 +251,7 @@ def _runtime(
     if outcome.left:
         names = ", ".join("/".join(place) for place in sorted(outcome.left))
         result["warnings"].append(f"{names} still has connections: it gets nothing new, and is deleted by a later run")
-    _keep(definition, haproxy_config.parse(text), config_file, proof, frozenset(outcome.left), [])
+    _keep(definition, haproxy_config.parse(text), config_file, proof, frozenset(outcome.left), differences)
     return {**result, "proof": proof.text}
 
 
