@@ -354,7 +354,11 @@ def text_in_force(definition: Definition, running: Running, places: Iterable[str
     one that was there before the process started and has its servers. None when that cannot be said. Raises StateError."""
     record = record_of(definition, running)
     for place in places:
-        found = read_config_file(place) if place else None
+        try:
+            found = read_config_file(place) if place else None
+        except StateError:
+            # Whoever needs the file itself says so.
+            found = None
         if found is None:
             continue
         if record is not None:
