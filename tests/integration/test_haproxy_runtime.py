@@ -70,9 +70,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def begin(balancer: Balancer, first: str, master: bool = True) -> None:
     (balancer.folder / "server-state").write_text("1\n")
-    balancer.start(first, master)
-    # A comment more, so that the record speaks of this process.
-    assert do(balancer, f"# begun\n{first}")["applied_by"] == "reload"
+    # One more at first, so that the record speaks of the process that runs the file.
+    balancer.start(f"{first}    server gone 127.0.9.200:1 id 9\n", master)
+    assert do(balancer, first)["applied_by"] == "reload"
 
 
 def test_from_one_server_to_a_hundred_and_back_without_a_reload_and_by_few_connections(
@@ -198,6 +198,9 @@ def test_where_no_reload_is_allowed_it_ends_with_everything_as_it_was(balancer: 
             do(balancer, text(balancer, *lines(web, 2, 3, 4, weight=20)), "runtime_only")
         assert fault
         assert balancer.config.read_text() == good
+        states = balancer.admin_states()
+        assert {"s2", "s3"} <= states.keys() <= {"s1", "s2", "s3"}
+        assert set(states.values()) == {0}
         # One that was deleted already comes back by the next run.
         do(balancer, good, "runtime_only")
         is_at(balancer, web, 1, 2, 3)

@@ -145,6 +145,8 @@ class Side:
         replaced = self.balancer.folder / "replaced.cfg"
         shutil.copy2(self.balancer.config, replaced)
         self.balancer.config.write_text(text)
+        # The start of a process is known to the second only, and the first change comes right behind it.
+        os.utime(self.balancer.config, (time.time() + 2, time.time() + 2))
         plan = Plan("auto", self.balancer.binary, str(self.balancer.master_socket), "haproxy", (), 10)
         return apply(definition(self.balancer), plan, Wish("", True, str(replaced), 1, 2, self.strategy), False, unchecked)
 
