@@ -38,6 +38,13 @@ options:
     description: A copy of the file that the new one replaced; put back after a failure when there is no last good file.
     type: path
     default: ''
+  in_force_checksum:
+    description:
+      - The SHA-256 of the file that was in force before this run wrote (see RV(autoscale.haproxy.haproxy_facts#module:ansible_facts)).
+      - Needed only for a process that another hand has started since the last apply; without it the first change there is a reload,
+        because equal servers prove nothing of the other lines.
+    type: str
+    default: ''
   binary:
     description: The HAProxy program, a path or a name that is looked for in E(PATH) and the sbin folders.
     type: str
@@ -144,7 +151,10 @@ EXAMPLES = r"""
 
 RETURN = r"""
 applied_by:
-  description: What was done (in check mode, would be), one of V(none), V(start), V(runtime) and V(reload).
+  description:
+    - What was done (in check mode, would be), one of V(none), V(start), V(runtime) and V(reload).
+    - In check mode, where the file of this run is not on disk, V(reload) stands for V(runtime), too. RV(autoscale.haproxy.haproxy_facts#module:ansible_facts)
+      says for the text which of the two it would be.
   returned: success
   type: str
 reason:
@@ -157,6 +167,11 @@ proof:
   returned: success
   type: str
   sample: Success=1, worker 4274 answers
+waiting:
+  description: The backends in which no newcomer passes its check, so that nothing was done.
+  returned: when the change waits for them
+  type: list
+  elements: str
 added:
   description: The names of the servers that came, by backend.
   returned: when something was done, and in check mode when the file on disk is the one to apply
@@ -187,6 +202,7 @@ def main() -> None:
             "config_path": {"type": "path", "default": "/etc/haproxy/haproxy.cfg"},
             "checksum": {"type": "str", "default": ""},
             "backup_file": {"type": "path", "default": ""},
+            "in_force_checksum": {"type": "str", "default": ""},
             "binary": {"type": "str", "default": "haproxy"},
             "pid_file": {"type": "path", "default": "/run/haproxy.pid"},
             "stats_socket": {"type": "path", "default": ""},
@@ -226,7 +242,15 @@ def main() -> None:
         params["reload_timeout"],
     )
     definition = Definition(*(params[field] for field in Definition._fields))
-    wish = Wish(params["checksum"], params["start"], params["backup_file"], params["drain_timeout"], params["check_timeout"], params["apply_strategy"])
+    wish = Wish(
+        params["checksum"],
+        params["start"],
+        params["backup_file"],
+        params["drain_timeout"],
+        params["check_timeout"],
+        params["apply_strategy"],
+        params["in_force_checksum"],
+    )
     try:
         result = apply(definition, plan, wish, module.check_mode, run)
     except (ApplyError, StateError) as error:

@@ -23,7 +23,8 @@ class Wish(NamedTuple):
     """What the caller wants: `checksum` of the file that this run rendered (empty: whatever is on disk), whether to
     start a HAProxy that does not run, the copy of the file that the rendered one replaced (empty: none), for how many
     seconds to wait for the running requests of servers that go, and for the first passed check of those that come, and
-    whether to reload: where it must be (auto), always (reload) or never (runtime_only)."""
+    whether to reload: where it must be (auto), always (reload) or never (runtime_only). `in_force_checksum` is that of the file that
+    was found in force before the rendered one was written (empty: not known)."""
 
     checksum: str
     start: bool
@@ -31,6 +32,7 @@ class Wish(NamedTuple):
     drain_timeout: float
     check_timeout: float
     strategy: str = "auto"
+    in_force_checksum: str = ""
 
 
 def decide(wish: Wish, running: Running | None, is_in_force: bool) -> str:
@@ -108,7 +110,7 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
 
 def _way(definition: Definition, wish: Wish, running: Running, text: str) -> haproxy_plan.Plan:
     places = [haproxy_state.last_good_path(definition.state_dir, definition.name), wish.backup_file, definition.config_path]
-    return haproxy_inspect.way(definition, running, text, wish.strategy, places)
+    return haproxy_inspect.way(definition, running, text, wish.strategy, places, wish.in_force_checksum)
 
 
 def _never(planned: haproxy_plan.Plan) -> str:
@@ -239,10 +241,8 @@ def _runtime(
     lasting = {backend: [state for state in row if (backend, state.server.name) not in outcome.left] for backend, row in now.states.items()}
     weighed = {(step.backend, step.server) for step in planned.steps if step.action == "weight"}
     differences = haproxy_plan.drift(text, lasting, added | weighed.intersection(place for place, state in states.items() if not state.admin))
-    record = haproxy_inspect.record_of(definition, before)
-    unknown = [sentence for sentence in differences if record is None or sentence not in record.differences]
-    if unknown:
-        raise SocketError(f"afterwards {'; '.join(unknown[:5])}")
+    if differences:
+        raise SocketError(f"afterwards {'; '.join(differences[:5])}")
     commands = sum(len(step.commands) for step in planned.steps)
     count = sum(len(row) for row in lasting.values())
     proof = Proof(now, f"{commands} commands, process {now.worker.pid if now.worker else '?'} has the {count} servers of the file")
@@ -251,7 +251,7 @@ def _runtime(
     if outcome.left:
         names = ", ".join("/".join(place) for place in sorted(outcome.left))
         result["warnings"].append(f"{names} still has connections: it gets nothing new, and is deleted by a later run")
-    _keep(definition, haproxy_config.parse(text), config_file, proof, frozenset(outcome.left), differences)
+    _keep(definition, haproxy_config.parse(text), config_file, proof, frozenset(outcome.left), [])
     return {**result, "proof": proof.text}
 
 
@@ -259,7 +259,8 @@ def _wait_for_checks(definition: Definition, before: Running, intent: Intent, ba
     """Take what was added away again: left in the process, the next run would take it for servers that stay."""
     _close(definition, intent, haproxy_transition.withdraw(before, intent.added))
     why = f"no other server of {', '.join(backends)} passes its check yet, so the servers that go stay for this run"
-    return {**result, "applied_by": "none", "warnings": [f"{why}, and all of this change waits with them"]}
+    nothing: dict[str, Any] = {"changed": False, "applied_by": "none", "waiting": backends, "added": {}, "removed": {}, "changed_servers": {}}
+    return {**result, **nothing, "warnings": [f"{why}, and all of this change waits with them"]}
 
 
 def _reload(
@@ -326,7 +327,7 @@ def _weighed(definition: Definition, wish: Wish, running: Running) -> Running:
     """The process with the weights of its file as those that it began with: `set server weight` leaves HAProxy's own as it was
     (measured), and a weight that we have set would be taken for a person's."""
     places = [haproxy_state.last_good_path(definition.state_dir, definition.name), wish.backup_file]
-    text = haproxy_inspect.whole_text_in_force(definition, running, places)
+    text = haproxy_inspect.whole_text_in_force(definition, running, places, wish.in_force_checksum)
     if running.states is None or text is None:
         return running
     weights = haproxy_plan.weights(text)
@@ -487,7 +488,8 @@ def _record(
     differences: Sequence[str] = (),
 ) -> None:
     if proof.running.worker is not None:
-        record = haproxy_state.Record(config_file.checksum, proof.running.process.identity, proof.running.worker, leaving, tuple(differences))
+        others = haproxy_inspect.others_checksum(definition, proof.running.process.command_line.config_files)
+        record = haproxy_state.Record(config_file.checksum, proof.running.process.identity, proof.running.worker, leaving, tuple(differences), others)
         haproxy_state.save(definition.state_dir, definition.name, config_file.data, record)
     haproxy_state.clear_intent(definition.state_dir, definition.name)
     haproxy_state.clear_failure(definition.state_dir, definition.name)

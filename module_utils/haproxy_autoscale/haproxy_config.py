@@ -268,8 +268,8 @@ def server_state_file(configuration: Configuration) -> str:
     return path if path.startswith("/") else ""
 
 
-def statistics_sockets(configuration: Configuration) -> list[tuple[str, bool]]:
-    """The UNIX statistics sockets with level admin of the `global` section, each with whether it passes the listening
+def statistics_sockets(configuration: Configuration, admin: bool = True) -> list[tuple[str, bool]]:
+    """The UNIX statistics sockets with level admin of the `global` section (or else those of a lower level), each with whether it passes the listening
     descriptors to a new process (`expose-fd listeners`; Configuration Manual, 3.1 "stats socket")."""
     found: list[tuple[str, bool]] = []
     for words in configuration.global_lines:
@@ -277,7 +277,7 @@ def statistics_sockets(configuration: Configuration) -> list[tuple[str, bool]]:
             continue
         path = re.sub(r"^unix@", "", words[2])
         options = list(zip(words[3:], words[4:]))
-        if path.startswith("/") and ("level", "admin") in options:
+        if path.startswith("/") and (("level", "admin") in options) == admin:
             found.append((path, ("expose-fd", "listeners") in options))
     return found
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from . import haproxy_config, haproxy_plan, haproxy_process, haproxy_service, haproxy_socket, haproxy_state
 from .haproxy_process import Identity, Process
-from .haproxy_socket import Command, ServerState, SocketError, Workers
+from .haproxy_socket import MAINTENANCE, Command, ServerState, SocketError, Workers
 from .haproxy_state import Record, StateError
 
 # How long one question may take that is only asked to look, in seconds.
@@ -59,7 +59,8 @@ class Running(NamedTuple):
     """A HAProxy process that runs, as far as it can be asked.
 
     `workers` is the master's own account, None without a master socket. `worker` is the process that serves, None
-    when that cannot be said. `states` is None when no socket answers, and `problem` says why.
+    when that cannot be said. `states` is None when no socket answers, and `problem` says why. `takes_commands` is False when the
+    socket that answers is known to be of a lower level than admin.
     """
 
     process: Process
@@ -70,6 +71,7 @@ class Running(NamedTuple):
     passes_listeners: bool
     states: dict[str, list[ServerState]] | None
     problem: str
+    takes_commands: bool = True
 
     @property
     def servers(self) -> dict[str, list[haproxy_config.Server]] | None:
@@ -100,7 +102,7 @@ class Running(NamedTuple):
     def order(self, commands: Iterable[str], timeout: float) -> None:
         """Send commands that answer with an empty line when they succeed; anything else raises SocketError, with the
         answer."""
-        self.carry_out([(Command(text),) for text in commands], haproxy_plan.BUFFER, timeout)
+        self.carry_out([(Command(text),) for text in commands], haproxy_plan.LEAST_BUFFER, timeout)
 
     def carry_out(self, groups: Iterable[Sequence[Command]], buffer: int, timeout: float) -> list[str]:
         """Send commands, and return their answers; one that does not match raises SocketError. Several go together, in lines that the
@@ -199,8 +201,9 @@ def known_texts(definition: Definition) -> list[str]:
     return [data.decode("utf-8", "surrogateescape") for data in found if data is not None]
 
 
-def _find_statistics_socket(definition: Definition, process: Process, timeout: float) -> tuple[str, bool, str]:
-    """The statistics socket that the process (or a worker of its) answers on: (path, does it pass listeners, why there is none).
+def _find_statistics_socket(definition: Definition, process: Process, timeout: float) -> tuple[str, bool, bool, str]:
+    """The statistics socket that the process (or a worker of its) answers on: (path, does it pass listeners, does it take commands,
+    why there is none).
 
     A path is not enough: the socket may be another process's.
     """
@@ -208,7 +211,9 @@ def _find_statistics_socket(definition: Definition, process: Process, timeout: f
     # The socket may stand in another file of the set.
     others = [path for path in files_of(process.command_line.config_files, definition.config_path) if not is_same_file(path, definition.config_path)]
     texts = known_texts(definition) + [_read_text(path) for path in others]
-    named = [entry for text in texts for entry in haproxy_config.statistics_sockets(haproxy_config.parse(text))]
+    parsed = [haproxy_config.parse(text) for text in texts]
+    named = [entry for one in parsed for entry in haproxy_config.statistics_sockets(one)]
+    lower = {path for one in parsed for path, _passes in haproxy_config.statistics_sockets(one, admin=False)} - {path for path, _passes in named}
     if definition.stats_socket and definition.stats_socket not in (path for path, _passes in named):
         named.append((definition.stats_socket, False))
     # The one that is meant first, then what a file says that was there before us.
@@ -221,9 +226,9 @@ def _find_statistics_socket(definition: Definition, process: Process, timeout: f
             problem = str(error)
             continue
         if int(info["Pid"]) in pids:
-            return path, passes_listeners, ""
+            return path, passes_listeners, path not in lower, ""
         problem = f"{path} belongs to process {info['Pid']}, which does not run {definition.config_path}"
-    return "", False, problem
+    return "", False, False, problem
 
 
 def _ask_master(process: Process, timeout: float) -> tuple[Workers | None, str]:
@@ -257,19 +262,19 @@ def observe(definition: Definition, timeout: float) -> Running | None:
     workers: Workers | None = None
     worker_pid = 0
     stats_socket = version = problem = ""
-    passes_listeners = False
+    passes_listeners, takes_commands = False, True
     if process.command_line.master_socket:
         workers, problem = _ask_master(process, timeout)
         if workers is not None and workers.serving is not None:
             worker_pid = workers.serving.pid
     if workers is None:
-        stats_socket, passes_listeners, missing = _find_statistics_socket(definition, process, timeout)
+        stats_socket, passes_listeners, takes_commands, missing = _find_statistics_socket(definition, process, timeout)
         problem = "; ".join(text for text in (problem, missing) if text)
         worker_pid = process.workers[0] if process.workers else process.pid
     elif not worker_pid:
         problem = f"the master {process.pid} has no worker"
     worker = haproxy_process.identify(worker_pid) if worker_pid else None
-    running = Running(process, workers, worker, version, stats_socket, passes_listeners, None, problem)
+    running = Running(process, workers, worker, version, stats_socket, passes_listeners, None, problem, takes_commands)
     if worker is None or (workers is None and not stats_socket):
         return running
     try:
@@ -331,7 +336,11 @@ def drift(definition: Definition, running: Running, text: str, record: Record | 
     if running.states is None:
         return []
     leaving = record.leaving if record is not None else frozenset()
-    states = {backend: [state for state in row if (backend, state.server.name) not in leaving] for backend, row in running.states.items()}
+    states = {
+        # Out of maintenance it is a stranger, whoever brought it in.
+        backend: [state for state in row if (backend, state.server.name) not in leaving or not state.admin & MAINTENANCE]
+        for backend, row in running.states.items()
+    }
     found = haproxy_plan.drift(whole_text(running.process.command_line.config_files, definition.config_path, text), states)
     return [sentence for sentence in found if record is None or sentence not in record.differences]
 
@@ -349,45 +358,63 @@ def _idle_leavers(running: Running, record: Record) -> list[str]:
     return ["/".join(place) for place in leaving if not used.get(place)]
 
 
-def text_in_force(definition: Definition, running: Running, places: Iterable[str]) -> str | None:
-    """The text that the process runs, if one of the files at `places` is it: the one that was last proven on this process, else
-    one that was there before the process started and has its servers. None when that cannot be said. Raises StateError."""
+def text_in_force(definition: Definition, running: Running, places: Iterable[str], checksum: str) -> str | None:
+    """The text that the process runs, if one of the files at `places` is it: the one that was last proven on this process. Of a process
+    that another hand has started, the one with this `checksum`: what was found in force before the present run wrote. None when that
+    cannot be said; that the servers are the same proves nothing of the other lines."""
     record = record_of(definition, running)
-    for place in places:
+    wanted = record.checksum if record is not None else checksum
+    for place in filter(None, places):
         try:
-            found = read_config_file(place) if place else None
+            found = read_config_file(place)
         except StateError:
             # Whoever needs the file itself says so.
-            found = None
-        if found is None:
             continue
-        if record is not None:
-            is_it = found.checksum == record.checksum
-        else:
-            is_older = running.worker is not None and found.modified < haproxy_process.start_time(running.worker)
-            is_it = is_older and running.states is not None and not drift(definition, running, found.text, None)
-        if is_it:
+        if found is not None and found.checksum == wanted:
             return found.text
     return None
 
 
-def way(definition: Definition, running: Running, text: str, strategy: str, places: Iterable[str]) -> haproxy_plan.Plan:
+def way(definition: Definition, running: Running, text: str, strategy: str, places: Iterable[str], checksum: str) -> haproxy_plan.Plan:
     """How a process gets to `text`, the whole configuration: by which commands, or why it takes a reload. `strategy` is the option
-    apply_strategy, and one of the files at `places` may be what the process runs now. Raises StateError."""
+    apply_strategy; `places` and `checksum` are those of `text_in_force`. Raises StateError."""
     if strategy == "reload":
         return haproxy_plan.Plan([], "apply_strategy is reload")
     if running.states is None:
         return haproxy_plan.Plan([], f"the process cannot be asked: {running.problem}")
-    in_force = whole_text_in_force(definition, running, places)
+    if not running.takes_commands:
+        return haproxy_plan.Plan([], f"{running.stats_socket} takes no commands: it has not `level admin`")
+    record = record_of(definition, running)
+    if record is not None and record.differences:
+        return haproxy_plan.Plan([], f"after the last reload the process was not as its file says: {record.differences[0]}")
+    in_force = whole_text_in_force(definition, running, places, checksum)
     if in_force is None:
         return haproxy_plan.Plan([], "which configuration the process runs is not known")
+    if not _others_are_in_force(definition, running, record):
+        return haproxy_plan.Plan([], "another file of the process's configuration has changed since it was read")
     return haproxy_plan.plan(in_force, text, running.version, running.states)
 
 
-def whole_text_in_force(definition: Definition, running: Running, places: Iterable[str]) -> str | None:
+def whole_text_in_force(definition: Definition, running: Running, places: Iterable[str], checksum: str) -> str | None:
     """The whole configuration that the process runs, with `text_in_force` as ours. Raises StateError."""
-    text = text_in_force(definition, running, places)
+    text = text_in_force(definition, running, places, checksum)
     return None if text is None else whole_text(running.process.command_line.config_files, definition.config_path, text)
+
+
+def others_checksum(definition: Definition, config_files: Iterable[str]) -> str:
+    """The SHA-256 of the other files of a set, empty when ours stands alone. Raises StateError when one cannot be read."""
+    others = [path for path in files_of(config_files, definition.config_path) if not is_same_file(path, definition.config_path)]
+    return haproxy_state.checksum("\0".join(text for path in others for text in (path, _read_text(path))).encode("utf-8", "surrogateescape")) if others else ""
+
+
+def _others_are_in_force(definition: Definition, running: Running, record: Record | None) -> bool:
+    """Whether the other files of the set are those that the process has read: as at the last proven apply, else older than it."""
+    given = running.process.command_line.config_files
+    if record is not None:
+        return record.others == others_checksum(definition, given)
+    others = [path for path in files_of(given, definition.config_path) if not is_same_file(path, definition.config_path)]
+    started = haproxy_process.start_time(running.worker) if running.worker is not None else 0.0
+    return all(os.path.exists(path) and os.path.getmtime(path) < started for path in others)
 
 
 def servers_now(definition: Definition, running: Running | None, config_file: ConfigFile | None) -> tuple[dict[str, list[haproxy_config.Server]], str]:

@@ -205,13 +205,16 @@ HASHES = frozenset(["source", "uri", "url_param", "hdr", "rdp-cookie", "hash"])
 
 # What HAProxy's command line holds, in bytes, unless `tune.bufsize` says otherwise (Configuration Manual 3.2).
 BUFFER = 16384
+# What every process has that serves at all, for commands that are sent without a look at its configuration.
+LEAST_BUFFER = 2048
 
 
 class Step(NamedTuple):
-    """One thing to do. `commands` go to HAProxy together, on one line. Those that wait have none: `action` says for what,
-    "wait for checks" until one of the backend's servers `any_of` is usable, "wait until idle" for the requests of the
-    servers that were drained or put in maintenance in the steps before. Both have to be bounded. `place` is where a server is after
-    a "move", which 3.0 makes a moment after its answer (measured). `undo` is the command that takes a setting back."""
+    """One thing to do. `commands` go to HAProxy together, on one line. Those that wait have none, and `action` says for what: "wait for
+    checks" until one of the backend's servers `any_of` is usable, and all of them that were added if they can be; "wait until idle"
+    for the requests of the servers that were drained or put in maintenance in the steps before. Both have to be bounded. `place` is
+    where a server is after a "move", which 3.0 makes a moment after its answer (measured), and `undo` the command that takes a
+    setting back."""
 
     action: str
     backend: str = ""
@@ -305,7 +308,11 @@ def _sections(text: str) -> list[_Section]:
         if words[0] in (".if", ".elif", ".else", ".endif"):
             conditions += {".if": 1, ".endif": -1}.get(words[0], 0)
             here.uncertain.append("it has an .if")
-        if words[0] == "server" and len(words) > 2 and here.heading[:1] in (["backend"], ["listen"]):
+        is_server = words[0] == "server" and here.heading[:1] in (["backend"], ["listen"])
+        if is_server and raw and (len(words) < 3 or "$" in words[1]):
+            # One variable can be several words (2.3), and several servers then.
+            here.uncertain.append("a server's name is in an environment variable")
+        if is_server and len(words) > 2:
             here.servers.append(_Server(words[1], words[2], (*_default_words(here.effective), *words[3:]), raw))
         else:
             here.lines.append((words, raw))
@@ -437,8 +444,16 @@ class _Change(NamedTuple):
 
     @property
     def serving(self) -> list[_Server]:
-        """Those that stay where they are and serve meanwhile."""
-        return [server for server in self.kept if not _is_backup(server) and (not self.states or self.states[server.name].usable)]
+        """Those that stay where they are and serve meanwhile, and afterwards."""
+        return [server for server in self.kept if not _is_backup(server) and _weight(server) != 0 and self.is_usable(server)]
+
+    @property
+    def ending(self) -> list[_Server]:
+        """Those that serve now and will not, or not meanwhile: they go, move, or get the weight 0."""
+        return [server for server in (*self.removed, *self.moved, *(one for one in self.kept if _weight(one) == 0)) if self.is_usable(server)]
+
+    def is_usable(self, server: _Server) -> bool:
+        return not self.states or self.states[server.name].usable
 
 
 class _Terms(NamedTuple):
@@ -525,6 +540,8 @@ def _judge_moved(where: str, change: _Change, server: _Server, old: _Server, ter
         raise _Reload(f"{where}: another server tracks it")
     if "agent-check" in server.words:
         raise _Reload(f"{where}: agent-check: what its agent says at another address is not known")
+    if "disabled" in server.words:
+        raise _Reload(f"{where}: disabled: {KEYWORDS['disabled'].why}")
     places = _place(old.address), _place(server.address)
     if any(place is None for place in places) or len({":" in place[0] for place in places if place}) > 1:
         raise _Reload(f"{where}: its address changes to one of another kind")
@@ -582,7 +599,8 @@ def _drift(section: _Section, states: Mapping[str, ServerState], ours: Collectio
             found.servers.append(server._replace(address=_written(there)))
         else:
             found.servers.append(server)
-        found.unmendable.extend(_beyond(where, server, state, ids[server.name], (backend, server.name) in ours))
+        if not server.raw:
+            found.unmendable.extend(_beyond(where, server, state, ids[server.name], (backend, server.name) in ours))
     names = {server.name for server in section.servers}
     for name in states:
         if name not in names:
@@ -606,10 +624,15 @@ def _beyond(where: str, server: _Server, state: ServerState, number: int, is_our
     except _Reload:
         return found
     # The check of one that tracks another is that one's.
-    if not server.raw and "track" not in parameters:
+    if "track" not in parameters:
         for what, wanted, has in (("checked", "check" in parameters, state.server.checked), ("reached over TLS", "ssl" in parameters, state.tls)):
             if wanted != has:
                 found.append(f"{where} is {'' if has else 'not '}{what}, other than in the file")
+    port, address = parameters.get("port", ("0",))[0], parameters.get("addr", ("-",))[0]
+    if port.isdigit() and int(port) != state.check_port:
+        found.append(f"{where} is checked at port {state.check_port}, and at {port} in the file (0: its own)")
+    if (address == "-" or _place(f"{address}:1") is not None) and address != state.check_address:
+        found.append(f"{where} is checked at the address {state.check_address}, and at {address} in the file (-: its own)")
     return found
 
 
@@ -643,7 +666,7 @@ def _change(old: _Section, new: _Section, terms: _Terms, states: States | None) 
     stay = [(before[server.name], server) for server in new.servers if server.name in before]
     unknown = [server.name for _was, server in stay if server.name in drifted.strangers]
     if unknown:
-        raise _Reload(f"{new.title}, server {unknown[0]}: the process has it with parameters that no file tells")
+        raise _Reload(f"{new.title}, server {unknown[0]}: the process has it already, added by hand or left there until its last connection ends")
     different = [(was, server) for was, server in stay if was != server]
     moved = [server for was, server in different if _place(was.address) != _place(server.address)]
     _judge_section(new, terms, bool(added))
@@ -795,12 +818,11 @@ def _steps(changes: Sequence[_Change], version: tuple[int, int]) -> list[Step]:
     agents = [(change, server) for change, server in newcomers if "agent-check" in _parameters(server.name, server)]
     found += [_step("agent", change.backend, server, ("enable agent {place}", _NOTHING)) for change, server in agents]
     for change in changes:
-        going = [server for server in (*change.removed, *change.moved) if not change.states or change.states[server.name].usable]
-        if not going or change.serving:
+        if not change.ending or change.serving:
             continue
         # A backup server (the one that says sorry, say) stands for no other one, unless there is none to come.
         is_to_come = any(not _is_backup(server) for server in change.added)
-        others = [server.name for server in (*change.kept, *change.added) if not is_to_come or not _is_backup(server)]
+        others = [server.name for server in (*change.kept, *change.added) if _weight(server) != 0 and (not is_to_come or not _is_backup(server))]
         if others:
             found.append(Step("wait for checks", change.backend, any_of=tuple(others)))
     # Behind the waits: a change that has to wait leaves everything as it was.
@@ -863,7 +885,11 @@ def plan(in_force: str, wanted: str, version: str, states: States | None = None)
 
 def _bufsize(sections: Iterable[_Section]) -> int:
     found = [words[1] for section in sections if section.heading == ["global"] for words, _raw in section.lines if words[0] == "tune.bufsize" and words[1:]]
-    return int(found[-1]) if found and found[-1].isdigit() else BUFFER
+    if not found:
+        return BUFFER
+    # 3.2 takes units (2.4 "size"). What cannot be read may be little.
+    size = re.fullmatch(r"(\d+)([km]?)", found[-1].lower())
+    return int(size.group(1)) * {"": 1, "k": 1024, "m": 1048576}[size.group(2)] if size else LEAST_BUFFER
 
 
 def weights(text: str) -> dict[tuple[str, str], int]:

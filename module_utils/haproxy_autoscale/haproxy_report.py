@@ -74,7 +74,7 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
 def _drift(definition: Definition, running: Running) -> list[str]:
     """How the process differs from the file that it runs, whatever file is on disk by now."""
     places = [definition.config_path, haproxy_state.last_good_path(definition.state_dir, definition.name)]
-    text = haproxy_inspect.text_in_force(definition, running, places)
+    text = haproxy_inspect.text_in_force(definition, running, places, "")
     return [] if text is None else haproxy_inspect.drift(definition, running, text, haproxy_inspect.record_of(definition, running))
 
 
@@ -249,7 +249,8 @@ def _candidate_facts(
     plan_reason = needs_reload = ""
     if running is not None and plan == "reload":
         places = [definition.config_path, haproxy_state.last_good_path(definition.state_dir, definition.name)]
-        way = haproxy_inspect.way(definition, running, text, candidate.strategy, places)
+        checksum = config_file.checksum if in_force and config_file is not None else ""
+        way = haproxy_inspect.way(definition, running, text, candidate.strategy, places, checksum)
         plan_reason = way.reload or _summary(way.steps)
         plan = "reload" if way.reload else "runtime"
         needs_reload = way.reload if candidate.strategy == "runtime_only" else ""

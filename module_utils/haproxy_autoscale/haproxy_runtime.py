@@ -37,6 +37,7 @@ def carry_out(running: Running, steps: Sequence[Step], drain_timeout: float, che
 
     Raises SocketError at the first answer that is not success.
     """
+    added = {(step.backend, step.server) for step in steps if step.action == "add"}
     outcome = Outcome([], 0, set())
     batch: list[Step] = []
     checked_until = 0.0
@@ -51,7 +52,8 @@ def carry_out(running: Running, steps: Sequence[Step], drain_timeout: float, che
             batch.append(step)
         elif step.action == "wait for checks":
             checked_until = checked_until or time.monotonic() + check_timeout
-            if not _any_passes(running, {(step.backend, name) for name in step.any_of}, checked_until):
+            places = {(step.backend, name) for name in step.any_of}
+            if not _any_passes(running, places, places & added, checked_until):
                 outcome.waiting.append(step.backend)
         elif step.action == "wait until idle":
             idle_since = idle_since or time.monotonic()
@@ -61,13 +63,13 @@ def carry_out(running: Running, steps: Sequence[Step], drain_timeout: float, che
     return outcome
 
 
-def _any_passes(running: Running, places: Collection[tuple[str, str]], until: float) -> bool:
+def _any_passes(running: Running, places: Collection[tuple[str, str]], added: set[tuple[str, str]], until: float) -> bool:
+    """Whether one of these servers serves, once all that were `added` do, or it is time: the first one alone would get all requests."""
     while True:
         states = parse_servers_state(running.ask("show servers state", TIMEOUT))
-        if any(state.usable and (backend, state.server.name) in places for backend, row in states.items() for state in row):
-            return True
-        if time.monotonic() >= until:
-            return False
+        usable = {(backend, state.server.name) for backend, row in states.items() for state in row if state.usable}
+        if added <= usable or time.monotonic() >= until:
+            return bool(usable.intersection(places))
         time.sleep(0.1)
 
 

@@ -43,8 +43,8 @@ class Command(NamedTuple):
 
 class ServerState(NamedTuple):
     """A server as the process has it (Management Guide 9.3, "show servers state"): the place it stands for, its
-    operational and administrative state, the weight in use and the one that it began with, its numeric id, and whether
-    requests go to it over TLS."""
+    operational and administrative state, the weight in use and the one that it began with, its numeric id, whether
+    requests go to it over TLS, and where its checks go when that is not where its requests go (else 0 and "-")."""
 
     server: Server
     operational: int
@@ -53,6 +53,8 @@ class ServerState(NamedTuple):
     initial_weight: int
     id: int = 0
     tls: bool = False
+    check_port: int = 0
+    check_address: str = "-"
 
     @property
     def usable(self) -> bool:
@@ -181,19 +183,19 @@ def parse_servers_state(answer: str) -> dict[str, list[ServerState]]:
         fields = line.split(" ")
         if len(fields) < len(columns) or not all(fields[number].isdigit() for number in numbers):
             raise SocketError(f"'show servers state' has an unexpected line: {line!r}")
-        backend, name, address, fqdn, tls = (fields[number] for number in texts)
+        backend, name, address, fqdn, tls, check_address = (fields[number] for number in texts)
         if backend.startswith("<"):
             continue
-        port, operational, admin, weight, initial_weight, check_state, number = (int(fields[number]) for number in numbers)
+        port, operational, admin, weight, initial_weight, check_state, number, check_port = (int(fields[number]) for number in numbers)
         # Bit 1 of the check's state: a check is configured.
         server = Server(name, address, port, (), "" if fqdn == "-" else fqdn, bool(check_state & 0x02))
-        servers.setdefault(backend, []).append(ServerState(server, operational, admin, weight, initial_weight, number, tls == "1"))
+        servers.setdefault(backend, []).append(ServerState(server, operational, admin, weight, initial_weight, number, tls == "1", check_port, check_address))
     return servers
 
 
 # -1 for the use of TLS is `no-ssl`.
-_TEXTS = ("be_name", "srv_name", "srv_addr", "srv_fqdn", "srv_use_ssl")
-_NUMBERS = ("srv_port", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight", "srv_check_state", "srv_id")
+_TEXTS = ("be_name", "srv_name", "srv_addr", "srv_fqdn", "srv_use_ssl", "srv_check_addr")
+_NUMBERS = ("srv_port", "srv_op_state", "srv_admin_state", "srv_uweight", "srv_iweight", "srv_check_state", "srv_id", "srv_check_port")
 
 
 def server_state_file(rows: Iterable[tuple[str, ServerState]]) -> str:

@@ -31,7 +31,8 @@ class Record(NamedTuple):
 
     `main` is the master, or the one process where there is no master (and then `worker` is the same). `leaving` are the servers, as
     (backend, name), that are in the process until their connections end, and `differences` the sentences of haproxy_plan.drift
-    that were true right after a reload: that is how HAProxy reads its file, and another reload would mend nothing.
+    that were true right after a reload: that is how HAProxy reads its file, and another reload would mend nothing. `others` is the
+    checksum of the other files of the process (haproxy_inspect.others_checksum).
     """
 
     checksum: str
@@ -39,6 +40,7 @@ class Record(NamedTuple):
     worker: Identity
     leaving: frozenset[tuple[str, str]] = frozenset()
     differences: tuple[str, ...] = ()
+    others: str = ""
 
 
 def checksum(data: bytes) -> str:
@@ -89,7 +91,7 @@ def read_record(state_dir: str, name: str) -> Record | None:
     def make(found: Any) -> Record:
         leaving = frozenset((str(backend), str(server)) for backend, server in found.get("leaving", []))
         differences = tuple(str(sentence) for sentence in found.get("differences", []))
-        return Record(found["checksum"], Identity(*found["main"]), Identity(*found["worker"]), leaving, differences)
+        return Record(found["checksum"], Identity(*found["main"]), Identity(*found["worker"]), leaving, differences, str(found.get("others", "")))
 
     return _read_kept(_record_path(state_dir, name), make)
 

@@ -72,7 +72,8 @@ def plan(states: Mapping[str, list[ServerState]], wanted: Configuration, ours: M
         # A backup server (the one that says sorry, say) stands for no other one, unless there is none to come.
         spare = {server.name for server in servers if _is_backup(server)} if any(not _is_backup(server) for server in fresh) else set()
         usable = any(state.usable for name, state in had.items() if name not in spare)
-        still = any(state.usable for server, state in stay if server.name not in spare)
+        default = wanted.default_server.get(backend, [])
+        still = any(state.usable for server, state in stay if server.name not in spare and _weight([*default, *server.options]) != "0")
         if servers and usable and not still and all(server.checked for server in _foremost(fresh)):
             starved.append(backend)
     return Transition(newcomers, leavers, keep, starved)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,16 +25,18 @@ def definition(balancer: Balancer) -> Definition:
     return Definition("haproxy", str(balancer.config), balancer.binary, str(balancer.pid_file), "", str(balancer.state))
 
 
-def do(balancer: Balancer, text: str, strategy: str = "auto", check_mode: bool = False) -> dict[str, Any]:
-    """Write the file, and bring HAProxy to it."""
+def do(balancer: Balancer, text: str, strategy: str = "auto", check_mode: bool = False, stats_socket: str = "") -> dict[str, Any]:
+    """Write the file, and bring HAProxy to it, as the role does."""
+    config = report(definition(balancer), None, False, run)["config"]
     balancer.config.write_text(text)
     plan = Plan("auto", balancer.binary, str(balancer.master_socket), "haproxy", (), 10)
-    return apply(definition(balancer), plan, Wish("", True, "", 2, 5, strategy), check_mode, run)
+    wish = Wish("", True, "", 2, 5, strategy, config["checksum"] if config["in_force"] else "")
+    return apply(definition(balancer)._replace(stats_socket=stats_socket), plan, wish, check_mode, run)
 
 
-def facts(balancer: Balancer, text: str | None = None, strategy: str = "auto") -> dict[str, Any]:
+def facts(balancer: Balancer, text: str | None = None, strategy: str = "auto", stats_socket: str = "") -> dict[str, Any]:
     candidate = None if text is None else Candidate(text, True, 100, 0, 0, 0, 0, strategy)
-    return report(definition(balancer), candidate, False, run)
+    return report(definition(balancer)._replace(stats_socket=stats_socket), candidate, False, run)
 
 
 def server(web: Backends, number: int, more: str = "", place: int = 0) -> str:
@@ -53,7 +56,7 @@ def web() -> Iterator[Backends]:
 def begun(balancer: Balancer, web: Backends, master: bool) -> Balancer:
     """A HAProxy with two servers that this project has brought to its file."""
     balancer.start(text(balancer, server(web, 1)), master=master)
-    assert do(balancer, text(balancer, server(web, 1), server(web, 2)))["applied_by"] == "reload"
+    assert do(balancer, text(balancer, server(web, 1), server(web, 2)), "reload")["applied_by"] == "reload"
     return balancer
 
 
@@ -102,9 +105,40 @@ def test_when_no_newcomer_passes_its_check_everything_stays(running: Balancer, w
     result = do(running, wanted)
     assert result["applied_by"] == "none"
     assert "no other server of web passes its check yet" in result["warnings"][0]
+    assert (result["changed"], result["waiting"], result["added"], result["removed"]) == (False, ["web"], {}, {})
     assert running.servers().keys() == {"s1", "s2"}
     assert set(running.admin_states().values()) == {0}
     assert running.reached() == {"127.0.2.1", "127.0.2.2"}
+
+
+def test_when_all_are_replaced_the_old_ones_go_when_all_newcomers_serve(running: Balancer, web: Backends) -> None:
+    """The first one alone would get all requests."""
+    with Backends("127.0.2.9", port=web.port) as late:
+        late.remove("127.0.2.9")
+        timer = threading.Timer(1, late.add, ["127.0.2.9"])
+        timer.start()
+        assert do(running, text(running, server(web, 3), server(web, 9)))["applied_by"] == "runtime"
+        timer.join()
+        usable = {columns[3] for columns in running.rows() if columns[5] == "2"}
+        assert usable == {"s3", "s9"}
+
+
+def test_another_file_that_changed_takes_a_reload(balancer: Balancer, web: Backends) -> None:
+    other = balancer.folder / "other.cfg"
+    other.write_text("defaults other\n    mode http\n")
+    balancer.config.write_text(text(balancer, server(web, 1)))
+    described = definition(balancer)._replace(config_files=(str(other), str(balancer.config)))
+    plan = Plan("master_socket", balancer.binary, str(balancer.master_socket), "haproxy", (), 10)
+
+    def brought(wanted: str) -> str:
+        balancer.config.write_text(wanted)
+        return str(apply(described, plan, Wish("", True, "", 2, 5), False, run)["applied_by"])
+
+    assert brought(text(balancer, server(web, 1))) == "start"
+    assert brought(text(balancer, server(web, 1), server(web, 2))) == "runtime"
+    other.write_text("defaults other\n    mode http\n    timeout connect 3s\n")
+    assert brought(text(balancer, server(web, 1))) == "reload"
+    assert brought(text(balancer, server(web, 1), server(web, 2))) == "runtime"
 
 
 def test_a_dead_newcomer_gets_nothing_beside_those_that_serve(running: Balancer, web: Backends) -> None:
@@ -240,3 +274,76 @@ def test_a_balancer_that_another_hand_restarted_is_known_by_its_servers(running:
     worker = running.worker()
     assert do(running, text(running, server(web, 1), server(web, 2), server(web, 3)))["applied_by"] == "runtime"
     assert running.worker() == worker
+
+
+def test_a_file_that_another_hand_brought_in_is_not_taken_for_the_last_good_one(running: Balancer, web: Backends) -> None:
+    """The servers are the same; nothing tells of the line that was taken out, but for the file that was there."""
+    good = running.config.read_text()
+    denying = good.replace("default_backend", "http-request deny if { path /secret }\n    default_backend")
+    assert do(running, denying)["applied_by"] == "reload"
+    running.stop()
+    running.start(good)
+    assert "127." in running.get("/secret")
+    found = facts(running, denying)["candidate"]
+    assert (found["plan"], "http-request" in found["plan_reason"]) == ("reload", True)
+    assert do(running, denying)["applied_by"] == "reload"
+    assert running.get("/secret") == "status 403"
+
+
+def test_where_a_variable_can_be_a_server_nothing_is_drift(balancer: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRV", f"s9 127.0.2.1:{web.port} check")
+    monkeypatch.setenv("NAME", "s8")
+    monkeypatch.setenv("REST", f"127.0.2.2:{web.port} check id 77")
+    lines = ['"${SRV[*]}"', f'"$NAME" 127.0.2.2:{web.port}'] if not balancer.binary_version.startswith("2.4") else []
+    balancer.start(text(balancer, *lines))
+    names = {"s8", "s9"}
+    assert balancer.servers().keys() == names
+    assert facts(balancer)["drift"] == []
+    do(balancer, text(balancer, *lines))
+    result = do(balancer, text(balancer, *lines, server(web, 3)))
+    assert result["applied_by"] == "reload"
+    assert "a server's name is in an environment variable" in result["reason"]
+    assert balancer.servers().keys() == {*names, "s3"}
+    assert (facts(balancer)["config"]["in_force"], facts(balancer)["drift"]) == (True, [])
+    balancer.stop()
+    balancer.start(text(balancer, 's7 "${REST[*]}"'))
+    assert (facts(balancer)["config"]["in_force"], facts(balancer)["drift"]) == (True, [])
+
+
+def test_a_disabled_server_that_moves_takes_no_requests(running: Balancer, web: Backends) -> None:
+    disabled = "s3 127.0.2.3:1 id 103 disabled"
+    do(running, text(running, server(web, 1), disabled))
+    wanted = text(running, server(web, 1), disabled.replace(":1 ", f":{web.port} "))
+    assert do(running, wanted)["applied_by"] == "reload"
+    assert running.admin_states()["s3"] == 5
+    assert facts(running, wanted)["candidate"]["plan"] == "none"
+
+
+@pytest.mark.parametrize("strategy", ["auto", "reload"])
+def test_a_server_that_gets_the_weight_0_stands_for_nobody(running: Balancer, web: Backends, strategy: str) -> None:
+    wanted = text(running, server(web, 1, "weight 0"), "dead 127.0.2.1:1 id 200")
+    result = do(running, wanted, strategy)
+    assert (result["applied_by"], result["waiting"]) == ("none", ["web"])
+    assert running.reached() == {"127.0.2.1", "127.0.2.2"}
+
+
+@pytest.mark.parametrize("command", ["check-port 1", "check-addr 127.0.2.3 port 1"])
+def test_where_the_checks_go_is_compared_and_mended(running: Balancer, web: Backends, command: str) -> None:
+    ask(running.stats_socket, f"set server web/s1 {command}")
+    unchanged = running.config.read_text()
+    assert "web/s1 is checked at" in facts(running)["drift"][0]
+    assert do(running, unchanged)["applied_by"] == "reload"
+    assert (facts(running)["drift"], do(running, unchanged)["applied_by"]) == ([], "none")
+
+
+def test_a_socket_that_takes_no_commands_is_known_before(balancer: Balancer, web: Backends) -> None:
+    lower = {"global_lines": f"    stats socket {balancer.folder}/low.sock level operator\n"}
+    asked = text(balancer, server(web, 1), **lower).replace(f"    stats socket {balancer.stats_socket} mode 600 level admin expose-fd listeners\n", "")
+    balancer.config.write_text(asked)
+    wanted = asked + f"    server s2 127.0.2.2:{web.port} id 102\n"
+    plan = Plan("pid", balancer.binary, "", "haproxy", (), 10)
+    low = f"{balancer.folder}/low.sock"
+    described = definition(balancer)._replace(stats_socket=low)
+    assert apply(described, plan, Wish("", True, "", 2, 5), False, run)["applied_by"] == "start"
+    found = facts(balancer, wanted, "runtime_only", low)["candidate"]
+    assert (found["plan"], "takes no commands" in found["needs_reload"]) == ("reload", True)

@@ -520,7 +520,7 @@ def test_what_commands_cannot_mend_takes_a_reload(there: list[ServerState], word
 
 
 def test_a_server_of_the_process_that_is_to_come_takes_a_reload() -> None:
-    assert "parameters that no file tells" in from_process(text(A), text(A, B), state("a", 11), state("b", 12)).reload
+    assert "the process has it already" in from_process(text(A), text(A, B), state("a", 11), state("b", 12)).reload
 
 
 def test_a_place_that_the_file_does_not_tell_is_no_drift() -> None:
