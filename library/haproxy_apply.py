@@ -106,7 +106,7 @@ options:
   drain_timeout:
     description:
       - How many seconds a server that goes may take to finish its running requests before it gets no more of any client.
-      - Requests that run on are not cut; the old process finishes them.
+      - Requests that run on are not cut, unless the server has C(on-marked-down shutdown-sessions). After a reload the old process finishes them.
     type: int
     default: 10
   check_timeout:

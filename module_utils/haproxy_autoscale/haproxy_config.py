@@ -100,10 +100,12 @@ def split_line(line: str) -> list[str]:
     while position < len(line):
         character = line[position]
         position += 1
-        if character == "\\" and quote != "'" and position < len(line):
-            following = line[position]
-            position += 1
-            word.append({"n": "\n", "r": "\r", "t": "\t"}.get(following, following))
+        if character == "\\" and quote != "'":
+            # Before any other character it stays (2.2 "Quoting and escaping"; measured on 2.6 and 3.2).
+            escaped = re.compile(r"[ \\#\"'nrt]|x[0-9a-fA-F]{2}").match(line, position)
+            following = escaped.group() if escaped else "\\"
+            position += len(following) if escaped else 0
+            word.append(chr(int(following[1:], 16)) if len(following) == 3 else {"n": "\n", "r": "\r", "t": "\t"}.get(following, following))
             inside = True
         elif quote:
             if character == quote:

@@ -295,8 +295,9 @@ def _sections(text: str) -> list[_Section]:
         if not words:
             continue
         here = found[-1]
-        # Between quotes of one kind a variable is its value, between the other it is text (2.3): the words do not tell.
-        raw = line.strip() if "$" in line else ""
+        # Between quotes of one kind a variable is its value, between the other it is text (2.3), and what a backslash makes of the next
+        # character differs as well (2.2): the words do not tell.
+        raw = line.strip() if "$" in line or "\\" in line else ""
         if words[0] in SECTIONS:
             here = _open(words, named, conditions)
             found.append(here)
@@ -309,9 +310,9 @@ def _sections(text: str) -> list[_Section]:
             conditions += {".if": 1, ".endif": -1}.get(words[0], 0)
             here.uncertain.append("it has an .if")
         is_server = words[0] == "server" and here.heading[:1] in (["backend"], ["listen"])
-        if is_server and raw and (len(words) < 3 or "$" in words[1]):
-            # One variable can be several words (2.3), and several servers then.
-            here.uncertain.append("a server's name is in an environment variable")
+        if is_server and raw and (len(words) < 3 or "$" in words[1] or re.match(r"\s*server\s+\S*\\", line)):
+            # One variable can be several words (2.3), and a server's name then.
+            here.uncertain.append("a server's name has an environment variable or a backslash")
         if is_server and len(words) > 2:
             here.servers.append(_Server(words[1], words[2], (*_default_words(here.effective), *words[3:]), raw))
         else:
@@ -510,7 +511,7 @@ def _judge_section(section: _Section, terms: _Terms, added: bool) -> None:
 def _judge_server(where: str, server: _Server) -> dict[str, tuple[str, ...]]:
     """The parameters of a server that comes, goes or changes. Raises _Reload when that cannot be done at runtime."""
     if server.raw or any("$" in word for word in (server.name, server.address, *server.words)):
-        raise _Reload(f"{where}: the line has an environment variable")
+        raise _Reload(f"{where}: the line has an environment variable or a backslash")
     if not _NAME.fullmatch(server.name):
         raise _Reload(f"{where}: its name cannot be written in a command")
     if _place(server.address) is None:

@@ -302,7 +302,7 @@ def test_where_a_variable_can_be_a_server_nothing_is_drift(balancer: Balancer, w
     do(balancer, text(balancer, *lines))
     result = do(balancer, text(balancer, *lines, server(web, 3)))
     assert result["applied_by"] == "reload"
-    assert "a server's name is in an environment variable" in result["reason"]
+    assert "a server's name has an environment variable" in result["reason"]
     assert balancer.servers().keys() == {*names, "s3"}
     assert (facts(balancer)["config"]["in_force"], facts(balancer)["drift"]) == (True, [])
     balancer.stop()

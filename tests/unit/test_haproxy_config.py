@@ -34,6 +34,9 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
         ('"a\\tb"', ["a\tb"]),
         ('a""b ""', ["ab", ""]),
         ("'it''s'", ["its"]),
+        # Before any other character HAProxy keeps it.
+        (r"path_reg ^/a\.b \x41 \$A", ["path_reg", r"^/a\.b", "A", r"\$A"]),
+        ("ends in \\", ["ends", "in", "\\"]),
         ('"never closed # x', ["never closed # x"]),
     ],
 )

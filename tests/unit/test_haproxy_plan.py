@@ -580,6 +580,21 @@ def test_only_a_server_that_is_usable_stands_for_those_that_go() -> None:
     assert waits not in commands(from_process(text(A, B), text(A, C), *there))
 
 
+@pytest.mark.parametrize(
+    ("was", "now"), [("/a.b", r"/a\.b"), (r"/d+", r"/\d+"), ('"a b"', "'a b'"), ("${A}", "'${A}'")], ids=["point", "digit", "quotes", "variable"]
+)
+def test_a_line_that_means_something_else_takes_a_reload(was: str, now: str) -> None:
+    """What a backslash and a dollar become depends on what stands around them."""
+    texts = [text(A, lines=f"balance roundrobin\n    http-request deny if {{ path_reg {value} }}") for value in (was, now)]
+    assert (planned(*texts).reload == "") == (was == '"a b"')
+
+
+@pytest.mark.parametrize("line", [r"server b 10.0.0.2:80 id 12 sni req.hdr(host),regsub(\.,-,g)", r"server s\x32 10.0.0.2:80 id 12", 'server "${SRV[*]}"'])
+def test_a_server_line_that_cannot_be_read_for_sure_takes_a_reload(line: str) -> None:
+    assert reason(text(A), text(A, line))
+    assert drift(text(A, line), process(state("a", 11), state("s2", 12) if "x32" in line or "SRV" in line else state("b", 12))) == []
+
+
 def test_the_weights_of_a_file() -> None:
     lines = "default-server weight 5\n    balance roundrobin"
     assert weights(text(A, B + " weight 9", lines=lines)) == {("other", "o"): 1, ("web", "a"): 5, ("web", "b"): 9}
