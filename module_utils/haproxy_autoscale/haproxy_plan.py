@@ -249,13 +249,14 @@ class _Server(NamedTuple):
 
 class _Section(NamedTuple):
     """A section's lines but for its servers, each as its words and what to compare. `inherited` are the lines of the `defaults`
-    sections above. `uncertain` says why it is not known which of the lines hold; empty when it is."""
+    sections above. `uncertain` says why it is not known which of the lines hold; empty when it is. `text` is all of it."""
 
     heading: list[str]
     lines: list[tuple[list[str], str]]
     inherited: list[list[str]]
     servers: list[_Server]
     uncertain: list[str]
+    text: list[str]
 
     @property
     def title(self) -> str:
@@ -281,13 +282,13 @@ def _open(words: list[str], named: Mapping[str, _Section], conditions: int) -> _
     if any("$" in word for word in words):
         uncertain.append("its heading has an environment variable")
     if parent is None or words[0] not in ("defaults", "frontend", "backend", "listen"):
-        return _Section(words, [], [], [], uncertain)
-    return _Section(words, [], parent.effective, [], [*uncertain, *(f"{parent.title}: {reason}" for reason in parent.uncertain)])
+        return _Section(words, [], [], [], uncertain, [])
+    return _Section(words, [], parent.effective, [], [*uncertain, *(f"{parent.title}: {reason}" for reason in parent.uncertain)], [])
 
 
 def _sections(text: str) -> list[_Section]:
     """The sections of a configuration in their order; first what stands before any of them."""
-    found = [_Section([], [], [], [], [])]
+    found = [_Section([], [], [], [], [], [])]
     named: dict[str, _Section] = {}  # the defaults sections by name, the last one under ""
     conditions = 0
     for line in text.split("\n"):
@@ -306,6 +307,7 @@ def _sections(text: str) -> list[_Section]:
                 if len(words) > 1 and words[1] != "from":
                     named[words[1]] = here
             continue
+        here.text.append(line.strip())
         if words[0] in (".if", ".elif", ".else", ".endif"):
             conditions += {".if": 1, ".endif": -1}.get(words[0], 0)
             here.uncertain.append("it has an .if")
@@ -330,6 +332,8 @@ def _compare_frames(old: Sequence[_Section], new: Sequence[_Section]) -> None:
     for before, after in zip(old, new):
         if before.heading != after.heading:
             raise _Reload(f"where {before.title} stands there is to be {after.title}")
+        if (before.uncertain or after.uncertain) and before.text != after.text:
+            raise _Reload(f"{before.title}: which lines hold cannot be known: {(before.uncertain or after.uncertain)[0]}")
         for (was, was_raw), (words, raw) in zip(before.lines, after.lines):
             if (was, was_raw) != (words, raw):
                 which = _what(was) if _what(was) == _what(words) else f"{_what(was)} or {_what(words)}"
@@ -485,8 +489,6 @@ def _last(effective: Iterable[Sequence[str]], keyword: str, default: str) -> str
 def _judge_section(section: _Section, terms: _Terms, added: bool) -> None:
     """Raise _Reload when the servers of this section cannot be changed at runtime at all."""
     title, effective = section.title, section.effective
-    if section.uncertain:
-        raise _Reload(f"{title}: which lines hold cannot be known: {section.uncertain[0]}")
     for words in effective:
         for name in (words[0], " ".join(words[:2])):
             if name in FORBIDDING and (not name.startswith("option ") or _on(effective, words[1])):

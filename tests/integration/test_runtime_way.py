@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_change
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_change, haproxy_runtime
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_change import Wish, apply
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import Definition
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan
@@ -191,6 +191,22 @@ def test_what_a_killed_run_had_set_is_taken_back_before_anything_else(running: B
     assert do(running, before)["applied_by"] == "runtime"
     assert row(running, "s2")[3] == "1"
     assert do(running, before)["applied_by"] == "none"
+
+
+@pytest.mark.parametrize("after", ["", "set server web/s3 weight 0", "set server web/s3 state drain"], ids=["nothing was done", "weight", "drain"])
+def test_what_is_not_as_the_file_says_afterwards_takes_a_reload(running: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch, after: str) -> None:
+    def carry_out(*arguments: Any) -> haproxy_runtime.Outcome:
+        if after:
+            real(*arguments)
+            ask(running.stats_socket, after)
+        return haproxy_runtime.Outcome([], 0, set())
+
+    real = haproxy_runtime.carry_out
+    monkeypatch.setattr(haproxy_runtime, "carry_out", carry_out)
+    result = do(running, text(running, server(web, 1), server(web, 2), server(web, 3)))
+    assert result["applied_by"] == "reload"
+    assert "so HAProxy is reloaded: afterwards web/s3" in result["warnings"][0]
+    assert row(running, "s3")[3:] == ["1", "0"]
 
 
 def test_a_comment_alone_is_no_reason_for_a_reload(running: Balancer, web: Backends) -> None:

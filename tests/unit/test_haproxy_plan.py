@@ -595,6 +595,10 @@ def test_a_server_line_that_cannot_be_read_for_sure_takes_a_reload(line: str) ->
     assert drift(text(A, line), process(state("a", 11), state("s2", 12) if "x32" in line or "SRV" in line else state("b", 12))) == []
 
 
+def test_a_server_that_comes_out_of_a_condition_takes_a_reload() -> None:
+    assert ".if" in reason(text(A, ".if defined(NOPE)", B, ".endif"), text(A, ".if defined(NOPE)", ".endif", B))
+
+
 def test_the_weights_of_a_file() -> None:
     lines = "default-server weight 5\n    balance roundrobin"
     assert weights(text(A, B + " weight 9", lines=lines)) == {("other", "o"): 1, ("web", "a"): 5, ("web", "b"): 9}
