@@ -248,6 +248,8 @@ def _runtime(
     proof = Proof(now, f"{commands} commands, process {now.worker.pid if now.worker else '?'} has the {count} servers of the file")
     if outcome.busy:
         result["warnings"].append(f"{outcome.busy} requests still ran on servers that go after {wish.drain_timeout:.0f} s")
+    if planned.steps and all(step.action == "delete" and (step.backend, step.server) in outcome.left for step in planned.steps):
+        result["changed"] = False
     if outcome.left:
         names = ", ".join("/".join(place) for place in sorted(outcome.left))
         result["warnings"].append(f"{names} still has connections: it gets nothing new, and is deleted by a later run")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .haproxy_config import SECTIONS, split_line
-from .haproxy_socket import DISABLED, DRAIN, MAINTENANCE, Command, ServerState
+from .haproxy_socket import DRAIN, MAINTENANCE, Command, ServerState
 
 States = Mapping[str, Sequence[ServerState]]
 
@@ -770,10 +770,10 @@ def implied(words: Sequence[str], version: str) -> list[str]:
     """The words that an added server needs besides those of its line and of `default-server` (measured). Pure."""
     keywords = [keyword for keyword, _values in _entries(words)]
     parameters = {keyword for keyword in keywords if f"no-{keyword}" not in keywords}
-    return [word for keyword, values in _implied(words, parameters, _number(version)).items() for word in (keyword, *values)]
+    return [word for keyword, values in _implied(words, parameters, number(version)).items() for word in (keyword, *values)]
 
 
-def _number(version: str) -> tuple[int, int]:
+def number(version: str) -> tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
@@ -801,7 +801,7 @@ def _move(change: _Change, server: _Server) -> list[Step]:
     found = [_step("move", change.backend, server, (f"set server {{place}} addr {place[0]} port {place[1]}", _MOVED))._replace(place=place)]
     # What a person set stays with the instance.
     admin = change.states[server.name].admin if change.states and not _is_another(change.states, server) else 0
-    if admin & MAINTENANCE and not admin & DISABLED:
+    if admin & MAINTENANCE:
         return found
     return [*found, _bring_in(change, server, "drain" if admin & DRAIN else "ready")]
 
@@ -868,7 +868,7 @@ def plan(in_force: str, wanted: str, version: str, states: States | None = None)
     try:
         _compare_frames(old, new)
         terms = _Terms(
-            _number(version),
+            number(version),
             _values_of((section for section in old if not section.uncertain), _is_file),
             {value for _keyword, value in _values_of(old, lambda keyword: keyword == "track")},
         )

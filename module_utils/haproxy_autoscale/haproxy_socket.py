@@ -224,8 +224,9 @@ _STATE_FILE_COLUMNS = (
 )
 
 
-def parse_servers_connections(answer: str) -> dict[tuple[str, str], int]:
-    """Read the answer of `show servers conn` (Management Guide, 9.3): the connections in use by (backend, server).
+def parse_servers_connections(answer: str, idle: bool = False) -> dict[tuple[str, str], int]:
+    """Read the answer of `show servers conn` (Management Guide, 9.3): the connections in use by (backend, server), with `idle`
+    those as well that are kept for later requests.
 
     Raises SocketError when it is none.
     """
@@ -234,12 +235,12 @@ def parse_servers_connections(answer: str) -> dict[tuple[str, str], int]:
     if columns[:2] != ["#", "bkname/svname"] or "used_cur" not in columns:
         raise SocketError(f"'show servers conn' was answered with {answer.strip()[:200]!r}")
     # The first word of the heading is its mark.
-    at = columns.index("used_cur") - 1
+    wanted = [columns.index(name) - 1 for name in ("used_cur", "idle_cur")[: 2 if idle else 1] if name in columns]
     found = {}
     for line in lines[1:]:
         fields = line.split(" ")
         backend, slash, name = fields[0].rpartition("/")
-        if not slash or len(fields) <= at or not fields[at].isdigit():
+        if not slash or len(fields) <= max(wanted) or not all(fields[at].isdigit() for at in wanted):
             raise SocketError(f"'show servers conn' has an unexpected line: {line!r}")
-        found[backend, name] = int(fields[at])
+        found[backend, name] = sum(int(fields[at]) for at in wanted)
     return found

@@ -27,7 +27,7 @@ from haproxy_binaries import binaries
 from instances import Instances
 from test_haproxy_apply import definition
 
-SEQUENCES = int(os.environ.get("INTERCHANGEABLE_SEQUENCES", "50"))
+SEQUENCES = int(os.environ.get("INTERCHANGEABLE_SEQUENCES", "70"))
 FIRST = int(os.environ.get("INTERCHANGEABLE_FIRST", "1"))
 
 CHECK = "check inter 50ms fastinter 50ms downinter 50ms rise 1 fall 2"
@@ -228,7 +228,7 @@ class Scenario:
         self.group: dict[str, list[Server]] = {name: [] for name in KINDS}
         for name in KINDS:
             self._come(name, self.random.randint(1, 4), dead=0.1)
-        self.steps = self.random.randint(3, 5)
+        self.steps = self.random.choice((1, 2, 3, 3, 5))
 
     def step(self) -> list[str]:
         """Change some backends; returns what was done, for the message of a failure."""

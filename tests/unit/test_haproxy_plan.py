@@ -595,6 +595,11 @@ def test_a_server_line_that_cannot_be_read_for_sure_takes_a_reload(line: str) ->
     assert drift(text(A, line), process(state("a", 11), state("s2", 12) if "x32" in line or "SRV" in line else state("b", 12))) == []
 
 
+def test_a_server_that_another_one_tracks_is_neither_moved_nor_removed() -> None:
+    tracker = "server t 10.0.0.9:80 id 19 track web/a"
+    assert "another server tracks it" in reason(text(A, B, tracker), text(A.replace(":80", ":81"), B, tracker))
+
+
 def test_a_server_that_comes_out_of_a_condition_takes_a_reload() -> None:
     assert ".if" in reason(text(A, ".if defined(NOPE)", B, ".endif"), text(A, ".if defined(NOPE)", ".endif", B))
 
