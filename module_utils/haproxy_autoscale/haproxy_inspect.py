@@ -356,8 +356,7 @@ def _idle_leavers(running: Running, record: Record) -> list[str]:
     if not leaving:
         return []
     try:
-        # 2.6 does not delete one with a connection that is kept for later requests, until that is purged (measured).
-        used = haproxy_socket.parse_servers_connections(running.ask("show servers conn", LOOK), idle=haproxy_plan.number(running.version) < (3, 0))
+        used = haproxy_socket.parse_servers_connections(running.ask("show servers conn", LOOK))
     except SocketError:
         return []
     return ["/".join(place) for place in leaving if not used.get(place)]

@@ -770,10 +770,10 @@ def implied(words: Sequence[str], version: str) -> list[str]:
     """The words that an added server needs besides those of its line and of `default-server` (measured). Pure."""
     keywords = [keyword for keyword, _values in _entries(words)]
     parameters = {keyword for keyword in keywords if f"no-{keyword}" not in keywords}
-    return [word for keyword, values in _implied(words, parameters, number(version)).items() for word in (keyword, *values)]
+    return [word for keyword, values in _implied(words, parameters, _number(version)).items() for word in (keyword, *values)]
 
 
-def number(version: str) -> tuple[int, int]:
+def _number(version: str) -> tuple[int, int]:
     found = re.match(r"(\d+)\.(\d+)", version)
     return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
 
@@ -868,7 +868,7 @@ def plan(in_force: str, wanted: str, version: str, states: States | None = None)
     try:
         _compare_frames(old, new)
         terms = _Terms(
-            number(version),
+            _number(version),
             _values_of((section for section in old if not section.uncertain), _is_file),
             {value for _keyword, value in _values_of(old, lambda keyword: keyword == "track")},
         )

@@ -249,8 +249,8 @@ def _candidate_facts(
     plan_reason = needs_reload = ""
     if running is not None and plan == "reload":
         places = [definition.config_path, haproxy_state.last_good_path(definition.state_dir, definition.name)]
-        checksum = config_file.checksum if in_force and config_file is not None else ""
-        way = haproxy_inspect.way(definition, running, text, candidate.strategy, places, checksum)
+        found_in_force = config_file.checksum if in_force and config_file is not None else ""
+        way = haproxy_inspect.way(definition, running, text, candidate.strategy, places, found_in_force)
         plan_reason = way.reload or _summary(way.steps)
         plan = "reload" if way.reload else "runtime"
         needs_reload = way.reload if candidate.strategy == "runtime_only" else ""

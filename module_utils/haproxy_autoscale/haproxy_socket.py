@@ -224,9 +224,8 @@ _STATE_FILE_COLUMNS = (
 )
 
 
-def parse_servers_connections(answer: str, idle: bool = False) -> dict[tuple[str, str], int]:
-    """Read the answer of `show servers conn` (Management Guide, 9.3): the connections in use by (backend, server), with `idle`
-    those as well that are kept for later requests.
+def parse_servers_connections(answer: str) -> dict[tuple[str, str], int]:
+    """Read the answer of `show servers conn` (Management Guide, 9.3): the connections in use by (backend, server).
 
     Raises SocketError when it is none.
     """
@@ -235,12 +234,12 @@ def parse_servers_connections(answer: str, idle: bool = False) -> dict[tuple[str
     if columns[:2] != ["#", "bkname/svname"] or "used_cur" not in columns:
         raise SocketError(f"'show servers conn' was answered with {answer.strip()[:200]!r}")
     # The first word of the heading is its mark.
-    wanted = [columns.index(name) - 1 for name in ("used_cur", "idle_cur")[: 2 if idle else 1] if name in columns]
+    at = columns.index("used_cur") - 1
     found = {}
     for line in lines[1:]:
         fields = line.split(" ")
         backend, slash, name = fields[0].rpartition("/")
-        if not slash or len(fields) <= max(wanted) or not all(fields[at].isdigit() for at in wanted):
+        if not slash or len(fields) <= at or not fields[at].isdigit():
             raise SocketError(f"'show servers conn' has an unexpected line: {line!r}")
-        found[backend, name] = sum(int(fields[at]) for at in wanted)
+        found[backend, name] = int(fields[at])
     return found
