@@ -93,6 +93,19 @@ def test_servers_come_and_go_without_a_reload_and_the_next_run_does_nothing(eith
     assert do(either, wanted)["applied_by"] == "none"
 
 
+def test_a_running_request_of_a_leaver_is_waited_for(running: Balancer, web: Backends) -> None:
+    """Maintenance would cut it here, at once."""
+    cutting = "on-marked-down shutdown-sessions"
+    do(running, text(running, server(web, 1, cutting)))
+    answers: list[str] = []
+    slow = threading.Thread(target=lambda: answers.append(running.get("/slow?ms=700")))
+    slow.start()
+    running.until(lambda: " 1 " in ask(running.stats_socket, "show servers conn web").splitlines()[1])
+    assert do(running, text(running, server(web, 2)))["applied_by"] == "runtime"
+    slow.join()
+    assert answers == ["127.0.2.1\n"]
+
+
 def test_all_are_replaced_and_a_request_always_finds_one(either: Balancer, web: Backends) -> None:
     worker = either.worker()
     assert do(either, text(either, server(web, 5), server(web, 6)))["applied_by"] == "runtime"
