@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_ids import of_name
 from backends import Backends
 from balancer import ROOT, ask, free_port
 from ec2_endpoint import Answer, Ec2Endpoint, error, instance, interface, security_group
@@ -450,7 +451,7 @@ def test_one_line_of_variables_is_enough(stage: Stage) -> None:
     assert done.status == 0, done.output
     text = " ".join(stage.balancer.config.read_text().split())
     assert "frontend webheads-in bind *:80 mode http default_backend webheads" in text
-    assert f"server {instance_id(1)} {address(1)}:80 check server {instance_id(2)} {address(2)}:80 check" in text
+    assert " ".join(f"server {instance_id(number)} {address(number)}:80 id {of_name(instance_id(number))} check" for number in (1, 2)) in text
 
 
 def test_several_groups_are_several_backends_with_their_own_settings(stage: Stage, web: Backends) -> None:
@@ -501,10 +502,10 @@ def test_several_groups_are_several_backends_with_their_own_settings(stage: Stag
     text = " ".join(stage.balancer.config.read_text().split())
     assert (
         "backend site mode http balance leastconn option httpchk GET /health default-server inter 1s "
-        + " ".join(f"server {instance_id(number)} {address(number)}:{web.port} check weight 10" for number in (7, 8, 1))
+        + " ".join(f"server {instance_id(number)} {address(number)}:{web.port} id {of_name(instance_id(number))} check weight 10" for number in (7, 8, 1))
         + " frontend programs bind 127.0.0.1:9001 mode tcp no option idle-close-on-response no option http-ignore-probes"
         + " default_backend api backend api mode tcp balance roundrobin "
-        + " ".join(f"server {instance_id(number)} {address(number)}:9000" for number in (7, 8))
+        + " ".join(f"server {instance_id(number)} {address(number)}:9000 id {of_name(instance_id(number))}" for number in (7, 8))
         + " backend more server fixed 127.0.0.1:1"
     ) in text
     assert "http-request set-header X-Site yes" in text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
 from backends import Backends
 from balancer import Balancer, ask, run
+from haproxy_binaries import binaries
 
 CHECKED = "    default-server check inter 100ms rise 1 fall 1\n"
 
@@ -63,6 +65,14 @@ def begun(balancer: Balancer, web: Backends, master: bool) -> Balancer:
 @pytest.fixture
 def running(balancer: Balancer, web: Backends) -> Balancer:
     return begun(balancer, web, True)
+
+
+@pytest.fixture
+def newest(tmp_path: Path, web: Backends) -> Iterator[Balancer]:
+    """For what does not depend on HAProxy's version."""
+    made = Balancer(tmp_path, list(binaries().values())[-1])
+    yield begun(made, web, True)
+    made.stop()
 
 
 @pytest.fixture(params=["master", "no master"])
@@ -189,9 +199,9 @@ def test_a_weight_that_a_person_set_survives_both_ways(running: Balancer, web: B
     assert row(running, "s2")[3] == "3"
 
 
-def test_what_a_killed_run_had_set_is_taken_back_before_anything_else(running: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_killed_run_had_set_is_taken_back_before_anything_else(newest: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the weight would be taken for a person's when the next run wants the old one."""
-    before = running.config.read_text()
+    before = newest.config.read_text()
 
     def killed(*_arguments: Any) -> None:
         raise KeyboardInterrupt
@@ -199,11 +209,11 @@ def test_what_a_killed_run_had_set_is_taken_back_before_anything_else(running: B
     with monkeypatch.context() as patch:
         patch.setattr(haproxy_change, "_keep", killed)
         with pytest.raises(KeyboardInterrupt):
-            do(running, text(running, server(web, 1), server(web, 2, "weight 5 maxconn 7")))
-    assert row(running, "s2")[3] == "5"
-    assert do(running, before)["applied_by"] == "runtime"
-    assert row(running, "s2")[3] == "1"
-    assert do(running, before)["applied_by"] == "none"
+            do(newest, text(newest, server(web, 1), server(web, 2, "weight 5 maxconn 7")))
+    assert row(newest, "s2")[3] == "5"
+    assert do(newest, before)["applied_by"] == "runtime"
+    assert row(newest, "s2")[3] == "1"
+    assert do(newest, before)["applied_by"] == "none"
 
 
 @pytest.mark.parametrize("after", ["", "set server web/s3 weight 0", "set server web/s3 state drain"], ids=["nothing was done", "weight", "drain"])
@@ -222,40 +232,40 @@ def test_what_is_not_as_the_file_says_afterwards_takes_a_reload(running: Balance
     assert row(running, "s3")[3:] == ["1", "0"]
 
 
-def test_a_comment_alone_is_no_reason_for_a_reload(running: Balancer, web: Backends) -> None:
-    worker = running.worker()
-    wanted = "# a comment\n" + text(running, server(web, 1), server(web, 2))
-    assert facts(running, wanted)["candidate"]["plan_reason"] == "nothing that concerns the process differs"
-    assert do(running, wanted)["applied_by"] == "runtime"
-    assert (running.worker(), do(running, wanted)["applied_by"]) == (worker, "none")
+def test_a_comment_alone_is_no_reason_for_a_reload(newest: Balancer, web: Backends) -> None:
+    worker = newest.worker()
+    wanted = "# a comment\n" + text(newest, server(web, 1), server(web, 2))
+    assert facts(newest, wanted)["candidate"]["plan_reason"] == "nothing that concerns the process differs"
+    assert do(newest, wanted)["applied_by"] == "runtime"
+    assert (newest.worker(), do(newest, wanted)["applied_by"]) == (worker, "none")
 
 
-def test_another_line_takes_a_reload_and_runtime_only_refuses_it(running: Balancer, web: Backends) -> None:
-    worker = running.worker()
-    before = running.config.read_text()
-    wanted = text(running, server(web, 1), server(web, 2), backend=f"{CHECKED}    timeout server 5s\n")
-    candidate = facts(running, wanted, "runtime_only")["candidate"]
+def test_another_line_takes_a_reload_and_runtime_only_refuses_it(newest: Balancer, web: Backends) -> None:
+    worker = newest.worker()
+    before = newest.config.read_text()
+    wanted = text(newest, server(web, 1), server(web, 2), backend=f"{CHECKED}    timeout server 5s\n")
+    candidate = facts(newest, wanted, "runtime_only")["candidate"]
     assert candidate["plan"] == "reload"
     assert "backend web: another line than a server's comes or goes (timeout server)" in candidate["needs_reload"]
     with pytest.raises(ApplyError, match=r"apply_strategy is runtime_only, and this takes a reload: backend web: .*timeout server.*Nothing was changed"):
-        do(running, wanted, "runtime_only")
+        do(newest, wanted, "runtime_only")
     with pytest.raises(ApplyError, match="apply_strategy is runtime_only"):
-        do(running, wanted, "runtime_only", check_mode=True)
-    assert running.worker() == worker
-    assert do(running, before, "runtime_only")["applied_by"] == "none"
-    result = do(running, wanted)
+        do(newest, wanted, "runtime_only", check_mode=True)
+    assert newest.worker() == worker
+    assert do(newest, before, "runtime_only")["applied_by"] == "none"
+    result = do(newest, wanted)
     assert result["applied_by"] == "reload"
     assert "timeout server" in result["reason"]
-    assert running.worker() != worker
+    assert newest.worker() != worker
 
 
-def test_the_strategy_reload_always_reloads(running: Balancer, web: Backends) -> None:
-    worker = running.worker()
-    wanted = text(running, server(web, 1), server(web, 2), server(web, 3))
-    candidate = facts(running, wanted, "reload")["candidate"]
+def test_the_strategy_reload_always_reloads(newest: Balancer, web: Backends) -> None:
+    worker = newest.worker()
+    wanted = text(newest, server(web, 1), server(web, 2), server(web, 3))
+    candidate = facts(newest, wanted, "reload")["candidate"]
     assert (candidate["plan"], candidate["plan_reason"]) == ("reload", "apply_strategy is reload")
-    assert do(running, wanted, "reload")["applied_by"] == "reload"
-    assert running.worker() != worker
+    assert do(newest, wanted, "reload")["applied_by"] == "reload"
+    assert newest.worker() != worker
 
 
 @pytest.mark.parametrize(
@@ -296,27 +306,27 @@ def test_what_a_person_sets_is_no_drift_and_stays(running: Balancer, web: Backen
     assert row(running, "s2") == before
 
 
-def test_a_balancer_that_another_hand_restarted_is_known_by_its_servers(running: Balancer, web: Backends) -> None:
+def test_a_balancer_that_another_hand_restarted_is_known_by_its_servers(newest: Balancer, web: Backends) -> None:
     """No record speaks of the new process; the file is older than it, and the servers are the file's."""
-    running.stop()
-    running.start(running.config.read_text())
-    worker = running.worker()
-    assert do(running, text(running, server(web, 1), server(web, 2), server(web, 3)))["applied_by"] == "runtime"
-    assert running.worker() == worker
+    newest.stop()
+    newest.start(newest.config.read_text())
+    worker = newest.worker()
+    assert do(newest, text(newest, server(web, 1), server(web, 2), server(web, 3)))["applied_by"] == "runtime"
+    assert newest.worker() == worker
 
 
-def test_a_file_that_another_hand_brought_in_is_not_taken_for_the_last_good_one(running: Balancer, web: Backends) -> None:
+def test_a_file_that_another_hand_brought_in_is_not_taken_for_the_last_good_one(newest: Balancer, web: Backends) -> None:
     """The servers are the same; nothing tells of the line that was taken out, but for the file that was there."""
-    good = running.config.read_text()
+    good = newest.config.read_text()
     denying = good.replace("default_backend", "http-request deny if { path /secret }\n    default_backend")
-    assert do(running, denying)["applied_by"] == "reload"
-    running.stop()
-    running.start(good)
-    assert "127." in running.get("/secret")
-    found = facts(running, denying)["candidate"]
+    assert do(newest, denying)["applied_by"] == "reload"
+    newest.stop()
+    newest.start(good)
+    assert "127." in newest.get("/secret")
+    found = facts(newest, denying)["candidate"]
     assert (found["plan"], "http-request" in found["plan_reason"]) == ("reload", True)
-    assert do(running, denying)["applied_by"] == "reload"
-    assert running.get("/secret") == "status 403"
+    assert do(newest, denying)["applied_by"] == "reload"
+    assert newest.get("/secret") == "status 403"
 
 
 def test_where_a_variable_can_be_a_server_nothing_is_drift(balancer: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch) -> None:
