@@ -224,7 +224,7 @@ ROWS = {
     "observe": Row(f"{WATCHED} observe layer7", act=states_by_errors),
     "on-error": Row(f"{WATCHED} observe layer7 error-limit 3 on-error sudden-death", act=states_by_errors),
     "on-marked-down": Row(f"{CHECK} on-marked-down shutdown-sessions", act=running_when_down),
-    "on-marked-up": Row(f"{CHECK} on-marked-up shutdown-backup-sessions", act=running_on_backup),
+    "on-marked-up": Row(f"{WATCHED} on-marked-up shutdown-backup-sessions", act=running_on_backup),
     "pool-conn-name": Row(f"{TLS} pool-conn-name str(x)"),
     "pool-low-conn": Row("pool-low-conn 4"),
     "pool-max-conn": Row("pool-max-conn 3"),
