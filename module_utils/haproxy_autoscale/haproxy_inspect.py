@@ -407,8 +407,12 @@ def whole_text_in_force(definition: Definition, running: Running, places: Iterab
 
 def others_checksum(definition: Definition, config_files: Iterable[str]) -> str:
     """The SHA-256 of the other files of a set, empty when ours stands alone. Raises StateError when one cannot be read."""
-    others = [path for path in files_of(config_files, definition.config_path) if not is_same_file(path, definition.config_path)]
+    others = _others(definition, config_files)
     return haproxy_state.checksum("\0".join(text for path in others for text in (path, _read_text(path))).encode("utf-8", "surrogateescape")) if others else ""
+
+
+def _others(definition: Definition, config_files: Iterable[str]) -> list[str]:
+    return [path for path in files_of(config_files, definition.config_path) if not is_same_file(path, definition.config_path)]
 
 
 def _others_are_in_force(definition: Definition, running: Running, record: Record | None) -> bool:
@@ -416,9 +420,8 @@ def _others_are_in_force(definition: Definition, running: Running, record: Recor
     given = running.process.command_line.config_files
     if record is not None:
         return record.others == others_checksum(definition, given)
-    others = [path for path in files_of(given, definition.config_path) if not is_same_file(path, definition.config_path)]
     started = haproxy_process.start_time(running.worker) if running.worker is not None else 0.0
-    return all(os.path.exists(path) and os.path.getmtime(path) < started for path in others)
+    return all(os.path.exists(path) and os.path.getmtime(path) < started for path in _others(definition, given))
 
 
 def servers_now(definition: Definition, running: Running | None, config_file: ConfigFile | None) -> tuple[dict[str, list[haproxy_config.Server]], str]:
