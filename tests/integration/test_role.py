@@ -254,16 +254,13 @@ def test_a_text_whose_reload_failed_is_not_tried_again_every_minute(stage: Stage
 
 # Faults of the API.
 
-FAULTS: dict[str, Callable[[Ec2Endpoint], None]] = {
+# What EC2 says.
+ERRORS: dict[str, Callable[[Ec2Endpoint], None]] = {
     "forbidden": lambda aws: aws.fault("DescribeInstances", error(403, "UnauthorizedOperation")),
     "throttled": lambda aws: aws.fault("DescribeInstances", error(503, "RequestLimitExceeded")),
     "expired": lambda aws: aws.fault("DescribeInstances", error(400, "RequestExpired")),
     "unknown key": lambda aws: aws.fault("DescribeInstances", error(401, "AuthFailure")),
     "broken": lambda aws: aws.fault("DescribeInstances", error(500, "InternalError")),
-    "truncated": lambda aws: aws.fault("DescribeInstances", Answer(200, "<DescribeInstancesResponse><reservationSet>")),
-    "cut": lambda aws: aws.fault("DescribeInstances", Answer(200, "<x>" * 1000, cut_after=100)),
-    "slow": lambda aws: aws.fault("DescribeInstances", Answer(200, "", delay=4)),
-    "not ec2": lambda aws: aws.fault("DescribeInstances", Answer(200, "<html>proxy login</html>")),
     "last page": lambda aws: (
         aws.regions.update({"eu-west-1": [[one(1)], [one(2)], [one(3)]]}),
         aws.fault("DescribeInstances", error(500, "InternalError"), page=2),
@@ -272,6 +269,15 @@ FAULTS: dict[str, Callable[[Ec2Endpoint], None]] = {
         aws.regions.update({"eu-west-1": [[]]}),
         aws.groups.update({"eu-west-1": [security_group("sg-00000002", "webhead")]}),
     ),
+}
+
+# What is no answer of EC2's.
+BROKEN: dict[str, Callable[[Ec2Endpoint], None]] = {
+    "truncated": lambda aws: aws.fault("DescribeInstances", Answer(200, "<DescribeInstancesResponse><reservationSet>")),
+    "cut": lambda aws: aws.fault("DescribeInstances", Answer(200, "<x>" * 1000, cut_after=100)),
+    "slow": lambda aws: aws.fault("DescribeInstances", Answer(200, "", delay=4)),
+    "not ec2": lambda aws: aws.fault("DescribeInstances", Answer(200, "<html>proxy login</html>")),
+    # The last, because it does not come back.
     "gone": lambda aws: aws.stop(),
 }
 
@@ -285,29 +291,41 @@ UNREACHABLE: dict[str, Callable[[Ec2Endpoint], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, *UNREACHABLE], ids=str)
-def test_a_fault_of_the_api_harms_neither_file_nor_process_nor_traffic(stage: Stage, fault: str) -> None:
+def fails_and_touches_nothing(stage: Stage, same: Callable[[], bool], fault: str, *said: str, **variables: Any) -> None:
+    done = stage.run(**variables)
+    assert done.status != 0, fault
+    assert (done.recap["failed"], done.recap["changed"]) == (1, 0), f"{fault}: {done.output}"
+    assert all(word in done.text for word in said), f"{fault}: {done.output}"
+    assert same(), fault
+
+
+# Several on one balancer, since each would cost the start of it.
+@pytest.mark.parametrize("faults", [ERRORS, BROKEN], ids=["errors", "no answers"])
+def test_a_fault_of_the_api_harms_neither_file_nor_process_nor_traffic(stage: Stage, faults: dict[str, Callable[[Ec2Endpoint], None]]) -> None:
+    stage.apply(1, 2, 3)
+    same = stage.untouched()
+    groups = dict(stage.aws.groups)
+    for fault, set_it in faults.items():
+        stage.aws.heal()
+        stage.aws.groups.update(groups)
+        # What it would bring in, if it did not fail.
+        stage.members(1, 2, 3, 4)
+        set_it(stage.aws)
+        fails_and_touches_nothing(stage, same, fault, "eu-west-1")
+
+
+def test_neither_an_api_out_of_reach_nor_one_failing_region_of_two_harms_anything(stage: Stage) -> None:
     stage.apply(1, 2, 3)
     same = stage.untouched()
     stage.members(1, 2, 3, 4)
-    variables = UNREACHABLE[fault](stage.aws) if fault in UNREACHABLE else FAULTS[fault](stage.aws)
-    done = stage.run(**variables if isinstance(variables, dict) else {})
-    assert done.status != 0
-    assert done.recap["failed"] == 1
-    assert done.recap["changed"] == 0
-    # Without its profile there is no region either.
-    assert ("nobody" if fault == "no such profile" else "eu-west-1") in done.text
-    assert same()
+    for fault, wrong in UNREACHABLE.items():
+        # Without its profile there is no region either.
+        said = "nobody" if fault == "no such profile" else "eu-west-1"
+        fails_and_touches_nothing(stage, same, fault, said, **wrong(stage.aws))
 
-
-def test_one_of_two_regions_failing_fails_the_run(stage: Stage) -> None:
-    stage.apply(1, 2, 3)
-    same = stage.untouched()
+    regions = {"haproxy_autoscale_regions": ["eu-west-1", "eu-central-1"]}
     stage.aws.fault("DescribeInstances", error(500, "InternalError"), region="eu-central-1")
-    done = stage.run(haproxy_autoscale_regions=["eu-west-1", "eu-central-1"])
-    assert done.status != 0
-    assert all(word in done.text for word in ("InternalError", "DescribeInstances", "eu-central-1"))
-    assert same()
+    fails_and_touches_nothing(stage, same, "one of two regions", "InternalError", "DescribeInstances", "eu-central-1", **regions)
 
 
 # Wrong options.
