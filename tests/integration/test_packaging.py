@@ -375,9 +375,18 @@ def job(core: Path, checkout: Path, repository: Path, balancer: Balancer, aws: M
     return Job(core, checkout, repository, balancer, aws, web)
 
 
-@pytest.mark.parametrize("way", [from_a_checkout, by_ansible_runner, by_ansible_pull, by_roles_path, by_a_link_to_the_role])
-def test_the_checkout_does_the_whole_job(way: Callable[[Scene], Way], job: Job) -> None:
+# What differs between the versions is how they look for things: the oldest and the newest in every way, the one between in the usual one.
+every_way = pytest.mark.parametrize("core", [ansible_cores.WANTED[0], ansible_cores.WANTED[-1]], indirect=True)
+
+
+@every_way
+@pytest.mark.parametrize("way", [by_ansible_runner, by_ansible_pull, by_roles_path, by_a_link_to_the_role])
+def test_the_checkout_does_the_whole_job_in_every_way(way: Callable[[Scene], Way], job: Job) -> None:
     job.do(way)
+
+
+def test_the_checkout_does_the_whole_job(job: Job) -> None:
+    job.do(from_a_checkout)
 
 
 @on_its_own_core
@@ -385,6 +394,7 @@ def test_the_checkout_does_the_whole_job_with_its_configuration(job: Job) -> Non
     job.do(with_the_checkouts_configuration)
 
 
+@every_way
 @pytest.mark.parametrize("way", [by_the_collections_playbook, by_the_collections_role])
 def test_the_installed_collection_does_the_whole_job(way: Callable[[Scene], Way], install: Install, job: Job) -> None:
     job.do(way, ANSIBLE_COLLECTIONS_PATH=str(install(by_the_published_tarball)))
