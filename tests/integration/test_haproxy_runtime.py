@@ -201,6 +201,8 @@ def test_where_no_reload_is_allowed_it_ends_with_everything_as_it_was(balancer: 
         assert fault
         assert balancer.config.read_text() == good
         states = balancer.admin_states()
+        # A newcomer whose answer was cut off may have served in between. With an open connection it is taken out of service now, and away by the next run.
+        assert states.pop("s4", 1) & 1
         assert {"s2", "s3"} <= states.keys() <= {"s1", "s2", "s3"}
         assert set(states.values()) == {0}
         # One that was deleted already comes back by the next run.
