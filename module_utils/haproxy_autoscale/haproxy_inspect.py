@@ -99,6 +99,10 @@ class Running(NamedTuple):
             return haproxy_socket.send(self.stats_socket, command, timeout)
         raise SocketError("HAProxy has neither a master socket (-S) nor a statistics socket with level admin")
 
+    def sessions(self, timeout: float) -> dict[tuple[str, str], int]:
+        """How many sessions run on each server, by (backend, server). Raises SocketError."""
+        return haproxy_socket.parse_sessions(self.ask("show stat -1 4 -1", timeout))
+
     def order(self, commands: Iterable[str], timeout: float) -> None:
         """Send commands that answer with an empty line when they succeed; anything else raises SocketError, with the
         answer."""
@@ -311,9 +315,9 @@ def in_force(definition: Definition, running: Running | None, config_file: Confi
         drifted = drift(definition, running, config_file.text, record)
         if drifted:
             return False, f"the process is not as its file says: {'; '.join(drifted[:5])}"
-        idle = _idle_leavers(running, record)
+        idle = idle_leavers(running, record)
         if idle:
-            return False, f"{', '.join(idle)} can be deleted now that the last connection has ended"
+            return False, f"{', '.join(map('/'.join, idle))} can be deleted now that the last connection has ended"
         return True, "the last apply was proven on this process"
     if running.worker is None or running.servers is None:
         return False, f"the process cannot be asked what it runs: {running.problem}"
@@ -349,17 +353,17 @@ def drift(definition: Definition, running: Running, text: str, record: Record | 
     return [sentence for sentence in found if record is None or sentence not in record.differences]
 
 
-def _idle_leavers(running: Running, record: Record) -> list[str]:
-    """The servers that had to stay until their connections end and have none any more. Nobody is asked while there are none."""
+def idle_leavers(running: Running, record: Record) -> list[tuple[str, str]]:
+    """The servers, as (backend, name), that had to stay until their connections end and have none any more. Nobody is asked while there are none."""
     there = {(backend, state.server.name) for backend, row in (running.states or {}).items() for state in row}
     leaving = sorted(record.leaving & there)
     if not leaving:
         return []
     try:
-        used = haproxy_socket.parse_servers_connections(running.ask("show servers conn", LOOK))
+        used = running.sessions(LOOK)
     except SocketError:
         return []
-    return ["/".join(place) for place in leaving if not used.get(place)]
+    return [place for place in leaving if not used.get(place)]
 
 
 def text_in_force(definition: Definition, running: Running, places: Iterable[str], checksum: str) -> str | None:

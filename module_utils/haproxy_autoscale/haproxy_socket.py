@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import socket
 import time
@@ -224,22 +225,20 @@ _STATE_FILE_COLUMNS = (
 )
 
 
-def parse_servers_connections(answer: str) -> dict[tuple[str, str], int]:
-    """Read the answer of `show servers conn` (Management Guide, 9.3): the connections in use by (backend, server).
+def parse_sessions(answer: str) -> dict[tuple[str, str], int]:
+    """Read the answer of `show stat -1 4 -1` (Management Guide, 9.1 and 9.3): the sessions that run on servers, by (backend, server). `show servers conn`
+    counts no session of TCP mode as a connection in use, nor any where connections are not shared (measured on 2.6, 3.0 and 3.2).
 
     Raises SocketError when it is none.
     """
-    lines = _whole("show servers conn", answer).strip().split("\n")
-    columns = lines[0].split(" ")
-    if columns[:2] != ["#", "bkname/svname"] or "used_cur" not in columns:
-        raise SocketError(f"'show servers conn' was answered with {answer.strip()[:200]!r}")
-    # The first word of the heading is its mark.
-    at = columns.index("used_cur") - 1
+    rows = csv.reader(_whole("show stat", answer).strip().split("\n"))
+    columns = next(rows, [])
+    if columns[:2] != ["# pxname", "svname"] or "scur" not in columns:
+        raise SocketError(f"'show stat' was answered with {answer.strip()[:200]!r}")
+    at = columns.index("scur")
     found = {}
-    for line in lines[1:]:
-        fields = line.split(" ")
-        backend, slash, name = fields[0].rpartition("/")
-        if not slash or len(fields) <= at or not fields[at].isdigit():
-            raise SocketError(f"'show servers conn' has an unexpected line: {line!r}")
-        found[backend, name] = int(fields[at])
+    for fields in rows:
+        if len(fields) <= at or not fields[at].isdigit():
+            raise SocketError(f"'show stat' has an unexpected line: {','.join(fields)[:200]!r}")
+        found[fields[0], fields[1]] = int(fields[at])
     return found

@@ -243,10 +243,10 @@ def drain(running: Running, transition: Transition, timeout: float) -> int:
 
 
 def wait_until_idle(running: Running, places: Collection[tuple[str, str]], deadline: float) -> int:
-    """Wait for the running requests of these servers, (backend, name), at most until `deadline` of the monotonic clock. Returns
-    how many still run then. Raises SocketError."""
+    """Wait for the running sessions of these servers, (backend, name), at most until `deadline` of the monotonic clock; in HTTP mode these are
+    requests. Returns how many still run then. Raises SocketError."""
     while True:
-        used = haproxy_socket.parse_servers_connections(running.ask("show servers conn", TIMEOUT))
+        used = running.sessions(TIMEOUT)
         busy = sum(used.get(place, 0) for place in places)
         if not busy or time.monotonic() >= deadline:
             return busy

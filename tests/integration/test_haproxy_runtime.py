@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -262,6 +263,22 @@ def test_a_leaver_with_a_connection_keeps_it_and_is_deleted_in_a_later_run(balan
     until_gone(balancer, 2, 3)
     assert balancer.worker() == worker
     is_at(balancer, web, 2, 3)
+
+
+def test_a_session_that_is_no_request_holds_a_leaver_as_well(balancer: Balancer, web: Backends, sent: list[str]) -> None:
+    """`show servers conn` counts none of TCP mode, nor where connections are not shared."""
+    begin(balancer, text(balancer, *lines(web, 1)).replace("mode http", "mode tcp"))
+    with socket.create_connection(("127.0.0.1", balancer.port)) as client:
+        client.sendall(b"GET /slow?ms=60000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        balancer.until(lambda: any(line.startswith("web,s1,") and line.split(",")[4] == "1" for line in ask(balancer.stats_socket, "show stat").splitlines()))
+        wanted = text(balancer, *lines(web, 2, 3)).replace("mode http", "mode tcp")
+        result = do(balancer, wanted, drain_timeout=0.2)
+        assert result["warnings"] == ["1 requests still ran on servers that go after 0 s", f"web/s1 {LATER}"]
+        sent.clear()
+        assert do(balancer, wanted)["applied_by"] == "none"
+        assert [command for command in sent if not command.startswith("show ")] == []
+    do(balancer, wanted)
+    until_gone(balancer, 2, 3)
 
 
 class WithIds(Scene):
