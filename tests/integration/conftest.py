@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from backends import Backends
 from balancer import Balancer
+from crash import Driver
 from ec2_endpoint import Ec2Endpoint, security_group
 from haproxy_binaries import binaries
 from stage import address
@@ -36,4 +37,11 @@ def aws() -> Iterator[Ec2Endpoint]:
     """An EC2 with the group of a stage."""
     with Ec2Endpoint() as made:
         made.groups["eu-west-1"] = [security_group("sg-00000001", "webheads")]
+        yield made
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Driver]:
+    """Runs that can be killed at each of their steps."""
+    with Driver() as made:
         yield made

@@ -105,12 +105,6 @@ def web() -> Iterator[Backends]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Driver]:
-    with Driver() as made:
-        yield made
-
-
 def until(true: Callable[[], bool]) -> None:
     for _attempt in range(100):
         if true():

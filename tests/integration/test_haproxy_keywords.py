@@ -16,7 +16,6 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +24,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_plan import KEYWORDS, REFUSED, plan
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import STOPPED, ServerState, server_state_file
 from balancer import Balancer, ask
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import signed
 from recorder import Recorder, Seen
 
 Version = tuple[int, int]
@@ -274,38 +271,11 @@ def host(keyword: str) -> str:
 # The two processes.
 
 
-def made(folder: Path, name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None) -> tuple[x509.Name, ec.EllipticCurvePrivateKey]:
-    """A file NAME.pem with certificate and key, by the issuer or by itself, and a list of nothing revoked when by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    by, by_key = issuer or (subject, key)
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(by)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
-        .sign(by_key, hashes.SHA256())
-    )
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    pem += key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / f"{name}.pem").write_bytes(pem)
-    if issuer is None:
-        revoked = x509.CertificateRevocationListBuilder().issuer_name(by).last_update(now).next_update(now + timedelta(days=9)).sign(by_key, hashes.SHA256())
-        (folder / f"{name}.crl").write_bytes(revoked.public_bytes(serialization.Encoding.PEM))
-    return subject, key
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("certificates")
-    made(folder, "server.example", made(folder, "authority", None))
-    made(folder, "wrong", None)
+    signed(folder, "server.example", signed(folder, "authority"))
+    signed(folder, "wrong")
     return folder
 
 

@@ -114,12 +114,6 @@ def web() -> Iterator[Backends]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Driver]:
-    with Driver() as made:
-        yield made
-
-
 def fail_once(monkeypatch: pytest.MonkeyPatch, command: str, fault: Callable[[Callable[[], str]], str]) -> list[str]:
     """Let `fault` make the answer to the first line with this command, from what sends it; returns the lines that it met."""
     met: list[str] = []

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from balancer import free_port
+from certificates import signed
 
 
 class Instances:
@@ -19,12 +20,8 @@ class Instances:
 
     def __init__(self, folder: Path, binary: str, addresses: Sequence[str]) -> None:
         self.ports = {name: free_port(addresses[0]) for name in ("plain", "other", "proxy", "tls")}
-        subject = ["-subj", "/CN=instance", "-days", "2", "-keyout", str(folder / "key"), "-out", str(folder / "cert")]
-        subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", *subject], check=True, capture_output=True
-        )
-        (folder / "both.pem").write_text((folder / "cert").read_text() + (folder / "key").read_text())
-        options = {"proxy": " accept-proxy", "tls": f" ssl crt {folder}/both.pem"}
+        signed(folder, "instance")
+        options = {"proxy": " accept-proxy", "tls": f" ssl crt {folder}/instance.pem"}
         places = [(address, name, port) for address in addresses for name, port in self.ports.items()]
         binds = "".join(f"    bind {address}:{port} name {address}/{name}{options.get(name, '')}\n" for address, name, port in places)
         (folder / "instances.cfg").write_text(
