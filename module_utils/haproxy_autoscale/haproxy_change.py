@@ -35,6 +35,19 @@ class Wish(NamedTuple):
     in_force_checksum: str = ""
 
 
+class Job(NamedTuple):
+    """A change of a running process: what the caller gave, the file that it is to be at, the whole configuration as text, and what that says."""
+
+    definition: Definition
+    plan: Plan
+    around: Surroundings
+    wish: Wish
+    config_file: ConfigFile
+    text: str
+    wanted: Configuration
+    run: Run
+
+
 def decide(wish: Wish, running: Running | None, is_in_force: bool) -> str:
     """What brings the process to its file: "none", "start" or "reload", which haproxy_inspect.way may spare. Pure."""
     if running is None:
@@ -42,19 +55,18 @@ def decide(wish: Wish, running: Running | None, is_in_force: bool) -> str:
     return "none" if is_in_force else "reload"
 
 
-def _changes(before: Running | None, text: str) -> dict[str, dict[str, list[str]]]:
-    """The servers that come, go and change, by backend, when the process is brought to `text`."""
+def _changes(before: Running | None, wanted: Configuration) -> dict[str, dict[str, list[str]]]:
+    """The servers that come, go and change, by backend, when the process is brought to what is wanted."""
     had = before.servers if before is not None and before.servers is not None else {}
-    found = haproxy_config.differences(had, haproxy_config.parse(text).servers, compare_options=False)
+    found = haproxy_config.differences(had, wanted.servers, compare_options=False)
     return {
         name: {backend: getattr(difference, kind) for backend, difference in found.items() if getattr(difference, kind)}
         for name, kind in (("added", "added"), ("removed", "removed"), ("changed_servers", "changed"))
     }
 
 
-def _result(action: str, reason: str, proof: str, before: Running | None, text: str) -> dict[str, Any]:
-    done = {"changed": action != "none", "applied_by": action, "reason": reason, "proof": proof, "warnings": []}
-    return {**done, **(_changes(before, text) if action != "none" else {})}
+def _result(action: str, reason: str, proof: str, changes: dict[str, dict[str, list[str]]]) -> dict[str, Any]:
+    return {"changed": action != "none", "applied_by": action, "reason": reason, "proof": proof, "warnings": [], **changes}
 
 
 def apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run: Run) -> dict[str, Any]:
@@ -98,14 +110,18 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
             raise ApplyError(f"{_never(planned)}. Nothing was changed")
         else:
             reason += f"; {planned.reload}"
-    if action == "none" or check_mode:
-        return _result(action, reason, "", before, text)
+    if action == "none":
+        return _result(action, reason, "", {})
+    wanted = haproxy_config.parse(text)
+    result = _result(action, reason, "", _changes(before, wanted))
+    if check_mode:
+        return result
     # Whoever wrote it: what HAProxy runs must be what it finds after a power cut.
     haproxy_state.sync_file(definition.config_path)
     plan = plan._replace(method=haproxy_reload.choose_method(plan.method, before, plan.service_command, plan.master_socket))
     if before is None:
         return _start(definition, plan, around, wish, config_file, reason, run)
-    return _bring(definition, plan, around, wish, config_file, before, _result(action, reason, "", before, text), text, run)
+    return _bring(Job(definition, plan, around, wish, config_file, text, wanted, run), before, result)
 
 
 def _way(definition: Definition, wish: Wish, running: Running, text: str) -> haproxy_plan.Plan:
@@ -143,7 +159,8 @@ def _start(definition: Definition, plan: Plan, around: Surroundings, wish: Wish,
     try:
         # A run that dies between the start and the record leaves no last good file; the intent says so.
         haproxy_state.write_intent(definition.state_dir, definition.name, Intent(None, {}, set()))
-        _write_server_state(haproxy_config.parse(config_file.text), NO_SERVER_STATE, None)
+        wanted = haproxy_config.parse(config_file.text)
+        _write_server_state(wanted, NO_SERVER_STATE, None)
         proof = haproxy_reload.start(definition, plan, around, run)
     except (ApplyError, StateError) as error:
         done = _put_back(definition, wish, config_file, None)
@@ -151,7 +168,7 @@ def _start(definition: Definition, plan: Plan, around: Surroundings, wish: Wish,
         haproxy_state.clear_intent(definition.state_dir, definition.name)
         raise ApplyError(f"{error}. {done}") from error
     _record(definition, config_file, proof)
-    return _result("start", reason, proof.text, None, config_file.text)
+    return _result("start", reason, proof.text, _changes(None, wanted))
 
 
 def _start_on_last_good(definition: Definition, plan: Plan, around: Surroundings, failed: ConfigFile, error: str, run: Run) -> str:
@@ -173,54 +190,44 @@ def _start_on_last_good(definition: Definition, plan: Plan, around: Surroundings
     return f" HAProxy was started on it: {proof.text}."
 
 
-def _bring(
-    definition: Definition,
-    plan: Plan,
-    around: Surroundings,
-    wish: Wish,
-    config_file: ConfigFile,
-    before: Running,
-    result: dict[str, Any],
-    text: str,
-    run: Run,
-) -> dict[str, Any]:
+def _bring(job: Job, before: Running, result: dict[str, Any]) -> dict[str, Any]:
     """Bring a running process to its file: at runtime where that leaves it in the same state, else by a reload. `result` is what is
-    returned, without the proof, and `text` the whole configuration."""
-    wanted = haproxy_config.parse(text)
+    returned, without the proof."""
+    definition, wish, config_file, wanted = job.definition, job.wish, job.config_file, job.wanted
     before = _healed(definition, before, wanted, wish, result)
     # The other files, and who called, may have changed since it was judged; nobody is drained for what HAProxy refuses.
-    accepted, messages = haproxy_reload.check(plan.binary, definition.config_path, around, None, run)
+    accepted, messages = haproxy_reload.check(job.plan.binary, definition.config_path, job.around, None, job.run)
     if not accepted:
         raise ApplyError(f"HAProxy does not accept {definition.config_path}: {' '.join(messages)}. {_put_back(definition, wish, config_file, before)}")
-    planned = _way(definition, wish, before, text)
+    planned = _way(definition, wish, before, job.text)
     if not planned.reload:
         try:
-            return _runtime(definition, wish, config_file, before, result, text, planned)
+            return _runtime(job, before, result, planned)
         except SocketError as error:
             if wish.strategy == "runtime_only":
-                raise _given_up(definition, wish, config_file, before, wanted, f"the change could not be made at runtime: {error}") from error
+                raise _given_up(job, before, f"the change could not be made at runtime: {error}") from error
             result["warnings"].append(f"the change could not be made at runtime, so HAProxy is reloaded: {error}")
         now = _observe_settled(definition)
         if now is None:
             raise ApplyError("HAProxy ended while it was changed at runtime")
         before = _healed(definition, now, wanted, wish, result)
     elif wish.strategy == "runtime_only":
-        raise _given_up(definition, wish, config_file, before, wanted, _never(planned))
-    return _reload(definition, plan, around, wish, config_file, before, {**result, "applied_by": "reload"}, text, run)
+        raise _given_up(job, before, _never(planned))
+    return _reload(job, before, {**result, "applied_by": "reload"})
 
 
-def _given_up(definition: Definition, wish: Wish, config_file: ConfigFile, before: Running, wanted: Configuration, why: str) -> ApplyError:
+def _given_up(job: Job, before: Running, why: str) -> ApplyError:
     """The error of a change that neither could be made at runtime nor may be made by a reload, once everything is as it was."""
+    definition = job.definition
     intent = haproxy_state.read_intent(definition.state_dir, definition.name)
-    done = _put_back(definition, wish, config_file, before) + _undo(definition, before, wanted, intent, haproxy_transition.NOTHING)
+    done = _put_back(definition, job.wish, job.config_file, before) + _undo(definition, before, job.wanted, intent, haproxy_transition.NOTHING)
     return ApplyError(f"{why}. {done}")
 
 
-def _runtime(
-    definition: Definition, wish: Wish, config_file: ConfigFile, before: Running, result: dict[str, Any], text: str, planned: haproxy_plan.Plan
-) -> dict[str, Any]:
+def _runtime(job: Job, before: Running, result: dict[str, Any], planned: haproxy_plan.Plan) -> dict[str, Any]:
     """Carry out what is planned, and hold the process against its file. Raises SocketError when anything is not as expected; what was
     begun stands in the intent then."""
+    definition, wish, config_file = job.definition, job.wish, job.config_file
     states = {(backend, state.server.name): state for backend, row in (before.states or {}).items() for state in row}
     leavers = {(step.backend, step.server): states[step.backend, step.server].admin for step in planned.steps if step.action == "drain"}
     added = {(step.backend, step.server) for step in planned.steps if step.action == "add"}
@@ -240,7 +247,7 @@ def _runtime(
         raise SocketError("another process serves now")
     lasting = {backend: [state for state in row if (backend, state.server.name) not in outcome.left] for backend, row in now.states.items()}
     weighed = {(step.backend, step.server) for step in planned.steps if step.action == "weight"}
-    differences = haproxy_plan.drift(text, lasting, added | weighed.intersection(place for place, state in states.items() if not state.admin))
+    differences = haproxy_plan.drift(job.text, lasting, added | weighed.intersection(place for place, state in states.items() if not state.admin))
     if differences:
         raise SocketError(f"afterwards {'; '.join(differences[:5])}")
     commands = sum(len(step.commands) for step in planned.steps)
@@ -253,7 +260,7 @@ def _runtime(
     if outcome.left:
         names = ", ".join("/".join(place) for place in sorted(outcome.left))
         result["warnings"].append(f"{names} still has connections: it gets nothing new, and is deleted by a later run")
-    _keep(definition, haproxy_config.parse(text), config_file, proof, frozenset(outcome.left), [])
+    _keep(definition, job.wanted, config_file, proof, frozenset(outcome.left), [])
     return {**result, "proof": proof.text}
 
 
@@ -265,19 +272,9 @@ def _wait_for_checks(definition: Definition, before: Running, intent: Intent, ba
     return {**result, **nothing, "warnings": [f"{why}, and all of this change waits with them"]}
 
 
-def _reload(
-    definition: Definition,
-    plan: Plan,
-    around: Surroundings,
-    wish: Wish,
-    config_file: ConfigFile,
-    before: Running,
-    result: dict[str, Any],
-    text: str,
-    run: Run,
-) -> dict[str, Any]:
+def _reload(job: Job, before: Running, result: dict[str, Any]) -> dict[str, Any]:
     """Newcomers gated, leavers drained, reload, proof; on failure everything as it was."""
-    wanted = haproxy_config.parse(text)
+    definition, wish, config_file, wanted = job.definition, job.wish, job.config_file, job.wanted
     cut_off = _cut_off(definition, before)
     before = _weighed(definition, wish, before)
     ours = {**cut_off.leavers, **dict.fromkeys(cut_off.added, 0)} if cut_off is not None else {}
@@ -312,13 +309,13 @@ def _reload(
     try:
         _write_server_state(wanted, haproxy_transition.state_file(change, wanted, proven.passing | proven.refused), before)
         result["warnings"] += _ungated(change, wanted, proven, _unreadable(wanted, before))
-        proof = haproxy_reload.reload(definition, plan, around, before, run)
+        proof = haproxy_reload.reload(definition, job.plan, job.around, before, job.run)
     except (ApplyError, StateError) as error:
         done = _put_back(definition, wish, config_file, before) + _undo(definition, before, wanted, intent, change)
         # At the end: a remembered text is refused before anything is healed.
-        done += _remember(definition, plan, config_file, error)
+        done += _remember(definition, job.plan, config_file, error)
         raise ApplyError(f"{error}. {done}") from error
-    differences = haproxy_plan.drift(text, proof.running.states) if proof.running.states is not None else []
+    differences = haproxy_plan.drift(job.text, proof.running.states) if proof.running.states is not None else []
     if differences:
         result["warnings"].append(f"right after the reload the process is not as its file says, which is left so: {'; '.join(differences[:5])}")
     _keep(definition, wanted, config_file, proof, frozenset(), differences)
