@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
+import itertools
 import json
 import os
 import random
@@ -16,23 +18,29 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@functools.cache
+def _ports() -> Iterator[int]:
+    """The ports of this process of the tests, in an order of its own, round and round: none that another process of the tests has, none that
+    the kernel gives to a connection, and none a second time soon. HAProxy shares a port with another HAProxy, and with another listener of its
+    own, without a word, so two that were given the same one would answer by turns."""
+    first = 20000 + 1500 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
+    return itertools.cycle(random.sample(range(first, first + 1500), 1500))
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on just now. Each of the processes that share the tests has ports of its own, and they are none that
-    the kernel gives to a connection: between this look and the listening somebody else would take one."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
-    first = 20000 + 1500 * worker
-    for port in random.sample(range(first, first + 1500), 1500):
+    """A TCP port that nobody listens on just now, and that nobody else here was given lately."""
+    for port in itertools.islice(_ports(), 1500):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((host, port))
             return port
-    raise AssertionError(f"no port from {first} on can be had on {host}")
+    raise AssertionError(f"none of this process's ports can be had on {host}")
 
 
 def ask(path: Path | str, command: str) -> str:
