@@ -74,8 +74,8 @@ options:
     type: dict
   states:
     description:
-      - The states that an instance may be in.
-      - EC2 itself selects by this, so instances in other states are not listed as excluded either.
+      - The states that an instance may be in. One in another state is left out, with that reason.
+      - Terminated instances carry no network interface, and EC2 finds most of them no more by a group.
     type: list
     elements: str
     choices: [pending, running, shutting-down, stopping, stopped, terminated]

@@ -59,6 +59,8 @@ _IPV6 = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
 # A failed module returns no facts, so its message carries the reasons; this many of them for a group, the rest as a count.
 _REASONS_SHOWN = 10
+# And this many of the instances that share one.
+_INSTANCES_SHOWN = 3
 
 
 class Ec2Error(Exception):
@@ -223,7 +225,7 @@ def describe_filters(query: Query, further: Mapping[str, Sequence[str]]) -> list
     """The Filters of each DescribeInstances sequence that a region needs.
 
     EC2 combines the filters of a call by AND, so that groups by name and groups by id need a call each. ``further`` wins over what
-    the query sets under the same name.
+    the query sets under the same name. The state is no filter: an instance in another one is to be left out with a reason.
     """
     calls = []
     kinds = {
@@ -231,9 +233,7 @@ def describe_filters(query: Query, further: Mapping[str, Sequence[str]]) -> list
         "instance.group-id": [group for group in query.groups if is_group_id(group)],
     }
     for kind, groups in kinds.items():
-        filters: dict[str, Sequence[str]] = {"instance-state-name": query.states}
-        if query.vpc_id:
-            filters["vpc-id"] = [query.vpc_id]
+        filters: dict[str, Sequence[str]] = {"vpc-id": [query.vpc_id]} if query.vpc_id else {}
         filters.update(further)
         if kind in further:
             calls += [filters] if groups else []
@@ -313,7 +313,9 @@ def choose(
         vpcs: dict[str, set[str]] = {group: set() for group in query.groups}
         for instance in instances:
             for group, interfaces in _interfaces_by_group(instance, wanted, query.vpc_id).items():
-                vpcs[group].update(str(interface.get("VpcId") or instance.get("VpcId")) for interface in interfaces)
+                # An old instance that is stopped in another VPC makes a name no riddle.
+                if _state(instance) in query.states:
+                    vpcs[group].update(str(interface.get("VpcId") or instance.get("VpcId")) for interface in interfaces)
                 try:
                     _check_instance(instance, query, excluded_ids.get(region, frozenset()), youngest)
                     chosen[group].append(_fact(instance, interfaces, region, query.address))
@@ -377,15 +379,18 @@ def _plain(value: str) -> str:
 def _check_instance(instance: Mapping[str, Any], query: Query, excluded_ids: frozenset[str], youngest: datetime) -> None:
     if not _INSTANCE_ID.fullmatch(instance["InstanceId"]):
         raise _Unusable("its id is not that of an instance")
-    state = (instance.get("State") or {}).get("Name")
-    if state not in query.states:
-        raise _Unusable(f"its state is {shown(state)}")
+    if _state(instance) not in query.states:
+        raise _Unusable(f"its state is {shown(_state(instance))}")
     if instance["InstanceId"] in excluded_ids:
         raise _Unusable("it matches exclude_filters")
     if query.min_age:
         launched = _launch_time(instance)
         if launched > youngest:
             raise _Unusable(f"launched at {launched.strftime('%Y-%m-%dT%H:%M:%SZ')}, it is younger than min_age ({query.min_age} s)")
+
+
+def _state(instance: Mapping[str, Any]) -> object:
+    return (instance.get("State") or {}).get("Name")
 
 
 def _launch_time(instance: Mapping[str, Any]) -> datetime:
@@ -509,12 +514,20 @@ def shortfall(query: Query, chosen: Mapping[str, Sequence[object]], excluded: Ma
             continue
         sentence = f"{shown(group)} has {len(chosen[group])}, minimum_instances is {query.minimum_instances}"
         if excluded[group]:
-            reasons = _joined([f"{entry['instance_id']}: {entry['reason']}" for entry in excluded[group]], "; ", _REASONS_SHOWN)
-            sentence += f" ({len(excluded[group])} excluded: {reasons})"
+            sentence += f" ({len(excluded[group])} excluded: {_reasons(excluded[group])})"
         elif not chosen[group]:
-            sentence += f" (it exists, but no instance in state {' or '.join(query.states)} that fits the other options carries it)"
+            sentence += " (it exists, but no instance that fits the other options carries it)"
         sentences.append(sentence)
     return f"Too few usable instances: {_joined(sentences, '. ', _REASONS_SHOWN)}." if sentences else None
+
+
+def _reasons(excluded: Sequence[Mapping[str, str]]) -> str:
+    """Each reason once, with some of the instances that it holds for; what holds for the fewest, which tells most, comes first."""
+    instances: dict[str, list[str]] = {}
+    for entry in excluded:
+        instances.setdefault(entry["reason"], []).append(entry["instance_id"])
+    rarest = sorted(instances, key=lambda reason: len(instances[reason]))
+    return _joined([f"{_joined(instances[reason], ', ', _INSTANCES_SHOWN)}: {reason}" for reason in rarest], "; ", _REASONS_SHOWN)
 
 
 def _joined(texts: Sequence[str], separator: str, limit: int) -> str:

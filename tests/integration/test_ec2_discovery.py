@@ -47,11 +47,14 @@ def run(server: MotoAws | Ec2Endpoint, environment: dict[str, str] | None = None
 def test_the_running_instances_of_a_group_are_found_and_no_others(aws: MotoAws) -> None:
     web = [aws.launch("webheads", f"127.0.10.{number}", f"web-{number}") for number in (1, 2)]
     aws.launch("database", "127.0.10.9")
-    aws.stop_instance(aws.launch("webheads"))
-    aws.terminate(aws.launch("webheads"))
+    stopped = aws.launch("webheads")
+    aws.stop_instance(stopped)
+    gone = aws.launch("webheads")
+    aws.terminate(gone)
     result = run(aws)
     assert sorted(result.ids("webheads")) == sorted(web)
-    assert result.excluded == {"webheads": []}
+    states = {stopped: "its state is 'stopped'", gone: "its state is 'terminated'"}
+    assert {entry["instance_id"]: entry["reason"] for entry in result.excluded["webheads"]} == states
     assert {fact["address"]: fact["name"] for fact in result.instances["webheads"]} == {"127.0.10.1": "web-1", "127.0.10.2": "web-2"}
     assert result["changed"] is False
     assert set(result) - {"invocation"} == {"ansible_facts", "changed"}
@@ -162,7 +165,7 @@ def test_credentials_and_region_may_come_from_a_profile(aws: MotoAws, tmp_path: 
 def test_one_search_is_one_call_for_names_and_one_for_ids(ec2: Ec2Endpoint) -> None:
     ec2.regions[REGION] = [[instance("i-0000000a")]]
     run(ec2, security_groups=["webheads", "sg-00000001"], vpc_id="vpc-00000001", filters={"tag:A": "b"})
-    common = {"instance-state-name": ["running"], "vpc-id": ["vpc-00000001"], "tag:A": ["b"]}
+    common = {"vpc-id": ["vpc-00000001"], "tag:A": ["b"]}
     assert [(request.operation, request.filters) for request in ec2.requests] == [
         ("DescribeInstances", {**common, "instance.group-name": ["webheads"]}),
         ("DescribeInstances", {**common, "instance.group-id": ["sg-00000001"]}),
@@ -172,10 +175,10 @@ def test_one_search_is_one_call_for_names_and_one_for_ids(ec2: Ec2Endpoint) -> N
 
 def test_more_groups_than_a_call_takes_are_split_over_calls(ec2: Ec2Endpoint) -> None:
     names = [f"group-{number}" for number in range(250)]
-    ec2.regions[REGION] = [[instance(f"i-{number:08x}", interface("10.0.0.1", [(f"sg-{number:08x}", name)])) for number, name in enumerate(names)]]
+    ec2.regions[REGION] = [[instance(f"i-{number:08x}", interface(f"10.0.0.{number}", [(f"sg-{number:08x}", name)])) for number, name in enumerate(names)]]
     result = run(ec2, security_groups=names)
     assert all(len(found) == 1 for found in result.instances.values())
-    assert [len(request.filters["instance.group-name"]) for request in ec2.requests] == [199, 51]
+    assert [len(request.filters["instance.group-name"]) for request in ec2.requests] == [200, 50]
 
 
 def test_all_regions_are_those_that_ec2_lists(ec2: Ec2Endpoint) -> None:

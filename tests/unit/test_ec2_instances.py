@@ -204,6 +204,13 @@ def test_one_name_in_two_vpcs_is_seen_even_when_one_of_the_instances_is_unusable
         chosen(instance(), instance("i-00000002", other))
 
 
+def test_a_stopped_instance_in_another_vpc_makes_a_name_no_error() -> None:
+    other = interface("10.1.0.1", {"GroupId": "sg-00000009", "GroupName": "webheads"}, VpcId="vpc-00000002")
+    facts, excluded = chosen(instance(), instance("i-00000002", other, State={"Name": "stopped"}))
+    assert [fact["instance_id"] for fact in facts["webheads"]] == ["i-00000001"]
+    assert excluded["webheads"] == [{"instance_id": "i-00000002", "reason": "its state is 'stopped'"}]
+
+
 def test_one_name_in_two_regions_is_one_group() -> None:
     other = instance("i-00000002", interface("10.1.0.1", VpcId="vpc-00000002"))
     facts, _excluded = choose({"eu-west-1": [instance()], "us-east-1": [other]}, {}, query(), NOW)
@@ -421,12 +428,21 @@ def test_a_shortfall_says_how_many_and_why() -> None:
     )
     assert message == (
         "Too few usable instances: 'webheads' has 1, minimum_instances is 2 (1 excluded: i-00000002: it matches exclude_filters). "
-        "'ssh' has 0, minimum_instances is 2 (it exists, but no instance in state running that fits the other options carries it)."
+        "'ssh' has 0, minimum_instances is 2 (it exists, but no instance that fits the other options carries it)."
     )
 
 
-def test_the_reasons_for_ten_thousand_instances_are_cut_and_counted() -> None:
-    reasons = [{"instance_id": f"i-{number:08x}", "reason": "it matches exclude_filters"} for number in range(10000)]
+def test_a_reason_that_ten_thousand_instances_share_is_said_once_behind_those_of_few() -> None:
+    reasons = [{"instance_id": f"i-{number:08x}", "reason": "its state is 'stopped'"} for number in range(10000)]
+    reasons.append({"instance_id": "i-00ffffff", "reason": "it has no network interface"})
+    assert shortfall(query(), {"webheads": []}, {"webheads": reasons}) == (
+        "Too few usable instances: 'webheads' has 0, minimum_instances is 1 (10001 excluded: i-00ffffff: it has no network interface; "
+        "i-00000000, i-00000001, i-00000002, and 9997 more: its state is 'stopped')."
+    )
+
+
+def test_ten_thousand_different_reasons_are_cut_and_counted() -> None:
+    reasons = [{"instance_id": f"i-{number:08x}", "reason": f"its private address is not an IPv4 address: '{number}'"} for number in range(10000)]
     message = shortfall(query(), {"webheads": []}, {"webheads": reasons})
     assert message is not None
     assert "10000 excluded" in message and "and 9990 more" in message and len(message) < 1000

@@ -159,7 +159,7 @@ def as_dict(filters: list[dict[str, Any]]) -> dict[str, list[str]]:
 
 def test_names_and_ids_are_asked_for_in_a_call_each() -> None:
     query = query_from({**DEFAULTS, "security_groups": ["a", "sg-00000001", "b"], "vpc_id": "vpc-00000001"})
-    common = {"instance-state-name": ["running"], "vpc-id": ["vpc-00000001"]}
+    common = {"vpc-id": ["vpc-00000001"]}
     assert [as_dict(one) for one in describe_filters(query, {})] == [
         {**common, "instance.group-name": ["a", "b"]},
         {**common, "instance.group-id": ["sg-00000001"]},
@@ -167,7 +167,7 @@ def test_names_and_ids_are_asked_for_in_a_call_each() -> None:
 
 
 def test_only_the_kinds_in_use_are_asked_for() -> None:
-    assert [list(as_dict(one)) for one in describe_filters(query_from(DEFAULTS), {})] == [["instance-state-name", "instance.group-name"]]
+    assert [list(as_dict(one)) for one in describe_filters(query_from(DEFAULTS), {})] == [["instance.group-name"]]
 
 
 @pytest.mark.parametrize("groups", [198, 199, 200, 401])
@@ -181,14 +181,12 @@ def test_no_call_has_more_values_than_ec2_takes_and_no_group_is_lost(groups: int
 
 def test_the_exclusion_asks_within_the_groups_and_not_for_the_filters() -> None:
     query = query_from({**DEFAULTS, "filters": {"tag:A": "x"}, "exclude_filters": {"tag:B": "y"}})
-    assert [as_dict(one) for one in describe_filters(query, query.exclude_filters)] == [
-        {"instance-state-name": ["running"], "instance.group-name": ["webheads"], "tag:B": ["y"]}
-    ]
+    assert [as_dict(one) for one in describe_filters(query, query.exclude_filters)] == [{"instance.group-name": ["webheads"], "tag:B": ["y"]}]
 
 
 def test_an_exclusion_by_another_group_is_not_lost_among_the_names() -> None:
     query = query_from({**DEFAULTS, "security_groups": ["a", "sg-00000001"], "exclude_filters": {"instance.group-name": "maintenance"}})
     assert [as_dict(one) for one in describe_filters(query, query.exclude_filters)] == [
-        {"instance-state-name": ["running"], "instance.group-name": ["maintenance"]},
-        {"instance-state-name": ["running"], "instance.group-name": ["maintenance"], "instance.group-id": ["sg-00000001"]},
+        {"instance.group-name": ["maintenance"]},
+        {"instance.group-name": ["maintenance"], "instance.group-id": ["sg-00000001"]},
     ]
