@@ -17,6 +17,8 @@ description:
   - Every value that could reach a configuration file is checked. An instance with a value that is not what it should be is left
     out, with the reason in RV(ansible_facts.ec2_security_group_excluded_instances).
   - Tags are passed on with a space for each control character and line separator, and otherwise as they are.
+  - Two instances with one address are one too many. Of all usable instances, of whatever group and region, that have the same C(address), the one that
+    was launched last has it, and the others are left out.
   - The same instances give the same facts, in whatever order and pages EC2 lists them.
 requirements:
   - boto3 >= 1.26.0

@@ -323,11 +323,32 @@ def choose(
                     instance_id = instance["InstanceId"]
                     excluded[group].append({"instance_id": instance_id if _INSTANCE_ID.fullmatch(instance_id) else shown(instance_id), "reason": str(unusable)})
         _refuse_union(region, vpcs)
+    _keep_one_of_each_address(chosen, excluded)
     for facts in chosen.values():
         facts.sort(key=lambda fact: (fact["launch_time"], fact["instance_id"]))
     for reasons in excluded.values():
         reasons.sort(key=lambda entry: (entry["instance_id"], entry["reason"]))
     return chosen, excluded
+
+
+def _keep_one_of_each_address(chosen: dict[str, list[dict[str, Any]]], excluded: Mapping[str, list[dict[str, str]]]) -> None:
+    """Leave an address that several instances have to the newest of them. EC2 may still list the one that had it before, and two servers
+    at one address would get twice the share of the others."""
+    owners: dict[str, tuple[str, str]] = {}
+    for facts in chosen.values():
+        for fact in facts:
+            this = (fact["launch_time"], fact["instance_id"])
+            owners[fact["address"]] = max(this, owners.get(fact["address"], this))
+    for group, facts in chosen.items():
+        chosen[group] = []
+        for fact in facts:
+            launched, newest = owners[fact["address"]]
+            if fact["instance_id"] == newest:
+                chosen[group].append(fact)
+            else:
+                both = f"{fact['instance_id']} (launched at {fact['launch_time']}) and of {newest} (launched at {launched})"
+                reason = f"{fact['address']} is the address of {both}; the newer one has it"
+                excluded[group].append({"instance_id": fact["instance_id"], "reason": reason})
 
 
 def _interfaces_by_group(instance: Mapping[str, Any], wanted: frozenset[str], vpc_id: str | None) -> dict[str, list[Mapping[str, Any]]]:

@@ -133,7 +133,7 @@ def test_an_empty_group_fails_unless_it_may_be_empty(aws: MotoAws) -> None:
 
 
 def test_several_regions_are_searched(aws: MotoAws) -> None:
-    here, there = aws.launch("webheads"), aws.launch("webheads", region="us-east-1")
+    here, there = aws.launch("webheads", "127.0.10.1"), aws.launch("webheads", "127.0.10.2", region="us-east-1")
     result = run(aws, regions=["us-east-1", "eu-west-1"])
     assert {fact["instance_id"]: fact["region"] for fact in result.instances["webheads"]} == {here: "eu-west-1", there: "us-east-1"}
     assert run(aws, region="us-east-1").ids("webheads") == [there]

@@ -57,7 +57,8 @@ def instance(instance_id: str = "i-00000001", *interfaces: dict[str, Any], **mem
         "LaunchTime": "2026-02-01T06:00:00.000Z",
         "Placement": {"AvailabilityZone": "eu-west-1a"},
         "VpcId": "vpc-00000001",
-        "NetworkInterfaces": list(interfaces or [interface()]),
+        # An address of its own, because of two instances with the same one is left out.
+        "NetworkInterfaces": list(interfaces or [interface(f"10.0.0.{int(instance_id[-1], 16)}")]),
         "Tags": [],
         **members,
     }
@@ -223,13 +224,42 @@ def test_newcomers_come_last_and_equals_are_ordered_by_id() -> None:
     assert [fact["instance_id"] for fact in facts["webheads"]] == ["i-00000002", "i-00000001", "i-00000003"]
 
 
+def test_of_two_instances_with_one_address_the_newer_has_it_in_every_group_and_region() -> None:
+    old = instance("i-00000009", interface("10.0.0.1", WEB, SSH), LaunchTime="2026-01-01T00:00:00Z")
+    new = instance("i-00000002", interface("10.0.0.1"), LaunchTime="2026-01-01T00:00:01Z")
+    other = instance("i-00000003", interface("10.0.0.3"))
+    reason = (
+        "10.0.0.1 is the address of i-00000009 (launched at 2026-01-01T00:00:00Z) and of i-00000002 (launched at 2026-01-01T00:00:01Z); the newer one has it"
+    )
+    for answers in ({"a": [old, other], "b": [new]}, {"a": [new, other], "b": [old]}, {"a": [old, new, other]}, {"a": [new, old, other]}):
+        facts, excluded = choose(answers, {}, query("ssh", "webheads"), NOW)
+        assert {group: [fact["instance_id"] for fact in found] for group, found in facts.items()} == {"ssh": [], "webheads": ["i-00000002", "i-00000003"]}
+        assert excluded == {group: [{"instance_id": "i-00000009", "reason": reason}] for group in ("ssh", "webheads")}
+
+
+def test_of_two_instances_with_one_address_that_were_launched_in_one_second_the_higher_id_has_it() -> None:
+    two = [instance(one, interface(), LaunchTime=f"2026-01-01T00:00:00.{fraction}Z") for one, fraction in (("i-00000001", "900"), ("i-00000002", "100"))]
+    for order in (two, two[::-1]):
+        facts, excluded = chosen(*order)
+        assert [fact["instance_id"] for fact in facts["webheads"]] == ["i-00000002"]
+        assert [entry["instance_id"] for entry in excluded["webheads"]] == ["i-00000001"]
+
+
+def test_an_instance_that_is_not_usable_takes_no_address_from_another() -> None:
+    stopped = instance("i-00000002", interface("10.0.0.1"), State={"Name": "stopped"}, LaunchTime="2026-02-02T00:00:00Z")
+    facts, excluded = chosen(instance("i-00000001"), stopped)
+    assert [fact["instance_id"] for fact in facts["webheads"]] == ["i-00000001"]
+    assert [entry["reason"] for entry in excluded["webheads"]] == ["its state is 'stopped'"]
+
+
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_the_answer_changes_nothing(shuffled: random.Random) -> None:
     def answer() -> list[dict[str, Any]]:
         return [
             instance("i-00000001", interface("10.0.0.1", SSH), interface("10.0.1.1", WEB, SSH, device=1), interface("10.0.2.1", WEB, device=2)),
             instance("i-00000002", interface(Ipv6Addresses=[{"Ipv6Address": "2001:db8::2"}, {"Ipv6Address": "2001:db8::1"}])),
-            instance("i-00000003", LaunchTime="2026-01-01T00:00:00Z"),
+            instance("i-00000003", interface("10.0.0.1"), LaunchTime="2026-01-01T00:00:00Z"),
+            instance("i-00000007", LaunchTime="2026-01-01T00:00:00Z"),
             instance("i-00000004", interface("nonsense")),
             instance("i-00000005", interface("10.0.0.5;", SSH)),
             instance("i-00000006", interface(Attachment={"DeviceIndex": "x"}), interface("10.0.1.6", device=1, Attachment={"DeviceIndex": "y"})),
