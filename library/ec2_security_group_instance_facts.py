@@ -313,12 +313,19 @@ ansible_facts:
         webheads:
           - instance_id: i-0123456789abcdef1
             reason: it matches exclude_filters
+failure:
+  description:
+    - V(api) when a call to AWS failed, so that nothing is known and another try may succeed.
+    - V(options) when trying again changes nothing by itself, as for a wrong option, or a group that does not exist or has too few instances.
+  returned: failure
+  type: str
+  sample: api
 """
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
 
 from ..module_utils.haproxy_autoscale.ec2_client import BOTOCORE_IMPORT_ERROR, discover
-from ..module_utils.haproxy_autoscale.ec2_instances import ADDRESSES, STATES, Ec2Error
+from ..module_utils.haproxy_autoscale.ec2_instances import ADDRESSES, STATES, Ec2Error, FailedCall
 
 ARGUMENT_SPEC = {
     "security_groups": {"type": "list", "elements": "str", "required": True},
@@ -351,11 +358,11 @@ def main() -> None:
         supports_check_mode=True,
     )
     if BOTOCORE_IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("boto3"), exception=BOTOCORE_IMPORT_ERROR)
+        module.fail_json(msg=missing_required_lib("boto3"), exception=BOTOCORE_IMPORT_ERROR, failure="options")
     try:
         facts = discover(module.params)
     except Ec2Error as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=str(error), failure="api" if isinstance(error, FailedCall) else "options")
     module.exit_json(changed=False, ansible_facts=facts)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Iterator, Mapping, Sequence
 from .ec2_instances import (
     VALUES_PER_CALL,
     Ec2Error,
+    FailedCall,
     MalformedAnswer,
     Query,
     checked_regions,
@@ -115,7 +116,7 @@ class _Ec2:
 
     def __init__(self, session: Session, region: str, options: Mapping[str, Any]) -> None:
         self.region = region
-        with _reported(f"The client for {region}"):
+        with _reported(f"The client for {region}", Ec2Error):
             self._client = session.create_client(
                 "ec2",
                 region_name=region,
@@ -173,10 +174,11 @@ class _Ec2:
 
 
 @contextmanager
-def _reported(what: str) -> Iterator[None]:
+def _reported(what: str, kind: type[Ec2Error] = FailedCall) -> Iterator[None]:
     """Turn whatever goes wrong into an error with its code.
 
     :param what: the operation and the region.
+    :param kind: the error, another one where nothing is called.
     """
     try:
         yield
@@ -184,10 +186,13 @@ def _reported(what: str) -> Iterator[None]:
         answer = error.response.get("Error", {})
         attempts = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
         tried = f" after {attempts} attempts" if attempts > 1 else ""
-        raise Ec2Error(f"{what} failed{tried}: {answer.get('Code')}: {_short(answer.get('Message'))}") from error
+        if str(answer.get("Code")).startswith("InvalidParameter"):
+            # A filter that EC2 does not have, say: it answers, and will always answer so.
+            kind = Ec2Error
+        raise kind(f"{what} failed{tried}: {answer.get('Code')}: {_short(answer.get('Message'))}") from error
     # Besides its own exceptions botocore lets through those of the parsers and of the operating system. A run must fail on all alike.
     except Exception as error:
-        raise Ec2Error(f"{what} failed: {type(error).__name__}: {_short(error)}") from error
+        raise kind(f"{what} failed: {type(error).__name__}: {_short(error)}") from error
 
 
 def _short(text: object) -> str:
@@ -199,7 +204,7 @@ def _short(text: object) -> str:
 def _session(options: Mapping[str, Any]) -> Session:
     if bool(options["access_key"]) != bool(options["secret_key"]):
         raise Ec2Error("access_key and secret_key: one is empty and the other is not.")
-    with _reported("Reading the AWS configuration"):
+    with _reported("Reading the AWS configuration", Ec2Error):
         session = Session(profile=options["profile"] or None)
         # The role's credentials over IMDSv2 only. botocore before 1.33 does not know the switch: it prefers IMDSv2 and may fall back.
         session.set_config_variable("ec2_metadata_v1_disabled", True)
@@ -224,7 +229,7 @@ def _regions(session: Session, options: Mapping[str, Any]) -> tuple[str, ...]:
     regions = checked_regions(options["regions"] or [])
     if regions and regions != ("all",):
         return regions
-    with _reported("Reading the default region"):
+    with _reported("Reading the default region", Ec2Error):
         # AWS_REGION is the other SDKs' name, which botocore does not read; and to botocore an empty variable hides the profile's region.
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or session.get_scoped_config().get("region")
         region = region or _own_region(session)

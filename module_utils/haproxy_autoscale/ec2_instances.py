@@ -67,6 +67,10 @@ class Ec2Error(Exception):
     """Why nothing can be returned. Its text is the module's error message."""
 
 
+class FailedCall(Ec2Error):
+    """A call failed, so that nothing is known; another try may succeed. Every other error is the same until somebody changes something."""
+
+
 class MalformedAnswer(Ec2Error):
     """EC2 answered with success, yet not with what the operation answers."""
 

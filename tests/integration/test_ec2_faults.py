@@ -259,3 +259,14 @@ def test_a_group_need_exist_in_one_of_the_regions_only(ec2: Ec2Endpoint) -> None
     regions = ["eu-west-1", "us-east-1"]
     assert run(ec2, regions=regions, minimum_instances=0).instances == {"webheads": []}
     assert_failed(run(ec2, security_groups=["webheads", "db"], regions=regions, minimum_instances=0), "'db' does not exist in eu-west-1, us-east-1")
+
+
+def test_a_failed_call_is_told_from_what_another_try_does_not_change(ec2: Ec2Endpoint) -> None:
+    mistakes: list[dict[str, Any]] = [{"profile": "nobody"}, {"min_age": -1}, {"minimum_instances": 4}, {"security_groups": ["apis"]}]
+    assert [run(ec2, **mistake)["failure"] for mistake in mistakes] == ["options"] * len(mistakes)
+    ec2.fault("DescribeInstances", error(400, "InvalidParameterValue", "The filter 'colour' is invalid"))
+    assert run(ec2, filters={"colour": "blue"})["failure"] == "options"
+    for answer in (error(500, "InternalError"), error(403, "UnauthorizedOperation"), Answer(200, "no XML at all")):
+        ec2.fault("DescribeInstances", answer)
+        assert run(ec2)["failure"] == "api"
+    assert run(ec2, endpoint_url="http://no-such-host.invalid")["failure"] == "api"
