@@ -52,6 +52,8 @@ class Request(NamedTuple):
     region: str
     parameters: dict[str, str]
     session_token: str | None = None
+    access_key: str = ""
+    service: str = "ec2"
 
     @property
     def filters(self) -> dict[str, list[str]]:
@@ -156,6 +158,8 @@ class Ec2Endpoint:
         """Method, path and whether a token came with it."""
         self.namespace = NAMESPACE
         self.requests: list[Request] = []
+        self.refuses: Callable[[Request], Answer | None] = lambda request: None
+        """What is answered to a call that is not allowed; None to one that is. iam.py has one by a policy."""
         self._faults: list[tuple[str, str | None, int | None, list[Answer]]] = []
         endpoint = self
 
@@ -222,10 +226,11 @@ class Ec2Endpoint:
     def _call(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0))).decode()
         parameters = {key: values[0] for key, values in parse_qs(body, keep_blank_values=True).items()}
-        credential = re.search(r"Credential=[^/]+/\d+/([^/]+)/ec2/", handler.headers.get("Authorization", ""))
-        request = Request(parameters["Action"], credential.group(1) if credential else "", parameters, handler.headers.get("X-Amz-Security-Token"))
+        credential = re.search(r"Credential=([^/]+)/\d+/([^/]+)/([^/]+)/", handler.headers.get("Authorization", ""))
+        key, region, service = credential.groups() if credential else ("", "", "")
+        request = Request(parameters["Action"], region, parameters, handler.headers.get("X-Amz-Security-Token"), key, service)
         self.requests.append(request)
-        _send(handler, self._answer(request))
+        _send(handler, self.refuses(request) or self._answer(request))
 
     def _answer(self, request: Request) -> Answer:
         number = int(request.parameters.get("NextToken", "0"))
