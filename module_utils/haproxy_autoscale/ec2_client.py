@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from typing import Any, Iterator, Mapping, Sequence
 
 from .ec2_instances import (
+    CONTROL,
     VALUES_PER_CALL,
     Ec2Error,
     FailedCall,
@@ -189,7 +190,7 @@ def _reported(what: str, kind: type[Ec2Error] = FailedCall) -> Iterator[None]:
         if str(answer.get("Code")).startswith("InvalidParameter"):
             # A filter that EC2 does not have, say: it answers, and will always answer so.
             kind = Ec2Error
-        raise kind(f"{what} failed{tried}: {answer.get('Code')}: {_short(answer.get('Message'))}") from error
+        raise kind(f"{what} failed{tried}: {_short(answer.get('Code'))}: {_short(answer.get('Message'))}") from error
     # Besides its own exceptions botocore lets through those of the parsers and of the operating system. A run must fail on all alike.
     except Exception as error:
         raise kind(f"{what} failed: {type(error).__name__}: {_short(error)}") from error
@@ -197,7 +198,7 @@ def _reported(what: str, kind: type[Ec2Error] = FailedCall) -> Iterator[None]:
 
 def _short(text: object) -> str:
     # A parser's error carries the whole answer.
-    words = " ".join(str(text).split())
+    words = " ".join(CONTROL.sub(" ", str(text)).split())
     return words if len(words) <= 400 else words[:397] + "..."
 
 

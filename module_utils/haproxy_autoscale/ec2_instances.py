@@ -53,7 +53,7 @@ _LAUNCH_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2
 _DNS_NAME = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*")
 # What may not stand in the name of a server (HAProxy's Configuration Manual, 2.2), and what could begin a line of its own.
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_.:-]+")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INDEX = re.compile(r"[0-9]{1,9}")
 _IPV6 = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
@@ -432,7 +432,7 @@ def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], 
     launch_time = _launch_time(instance).strftime("%Y-%m-%dT%H:%M:%SZ")
     zone = _matching(_ZONE, (instance.get("Placement") or {}).get("AvailabilityZone"), "its availability zone")
     # Whoever may tag an instance may write here. A template can print a tag, so that none may bring a line of its own.
-    tags = {_CONTROL.sub(" ", str(tag.get("Key"))): _CONTROL.sub(" ", str(tag.get("Value") or "")) for tag in instance.get("Tags") or []}
+    tags = {CONTROL.sub(" ", str(tag.get("Key"))): CONTROL.sub(" ", str(tag.get("Value") or "")) for tag in instance.get("Tags") or []}
     if not interfaces:
         raise _Unusable("it has no network interface")
     # By id first, so that the reason does not depend on the order of the answer when several have a bad index.

@@ -341,11 +341,11 @@ def test_a_number_that_nothing_here_needs_may_be_none(ec2: Ec2Endpoint) -> None:
     assert run(ec2).ids("webheads") == ["i-0000000a"]
 
 
-def test_five_thousand_instances_come_in_pages_and_none_is_lost(ec2: Ec2Endpoint) -> None:
-    ec2.regions[REGION] = many(5000)
+def test_ten_thousand_instances_come_in_pages_and_none_is_lost(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = many(10_000)
     result = run(ec2)
-    assert len(set(result.ids("webheads"))) == 5000
-    assert ec2.count("DescribeInstances") == 5
+    assert len(set(result.ids("webheads"))) == 10_000
+    assert ec2.count("DescribeInstances") == 10
 
 
 # --- the region of the instance ---------------------------------------------------------------------------------------

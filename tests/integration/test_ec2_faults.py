@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import pytest
-from ec2_endpoint import REGION, Answer, Ec2Endpoint, error, instance, page, security_group
+from ec2_endpoint import REGION, Answer, Ec2Endpoint, Request, error, instance, interface, page, security_group
 from ec2_module import Result, run_module
 
 GROUP = {"security_groups": ["webheads"]}
@@ -54,8 +58,12 @@ def test_one_failed_page_of_three_fails_everything(ec2: Ec2Endpoint, at: int) ->
     ("answer", "code"),
     [
         (error(403, "UnauthorizedOperation", "You are not authorized. Encoded message: " + "x" * 5000), "UnauthorizedOperation: You are not authorized."),
-        (error(401, "AuthFailure"), "AuthFailure"),
-        (error(400, "RequestExpired"), "RequestExpired"),
+        # A wrong clock has three faces, and so have credentials that are over; this is the second page, so both come in mid-run.
+        (error(401, "AuthFailure", "AWS was not able to validate the provided access credentials"), "AuthFailure: AWS was not able to validate"),
+        (error(400, "RequestExpired", "Request has expired."), "RequestExpired: Request has expired."),
+        (error(403, "SignatureDoesNotMatch", "Signature not yet current"), "SignatureDoesNotMatch: Signature not yet current"),
+        (error(400, "ExpiredToken", "The security token included in the request is expired"), "ExpiredToken: The security token"),
+        (error(500, "Internal\nError\x85", "two\nlines \u2028 and a \u009b31m colour"), "Internal Error: two lines and a 31m colour"),
         (error(503, "Unavailable"), "Unavailable"),
         (Answer(503, "<html><body>upstream connect error</body></html>"), "503"),
         (Answer(502, "<html><body>Bad Gateway</body></html>"), "502"),
@@ -98,10 +106,12 @@ def test_throttling_is_retried(ec2: Ec2Endpoint) -> None:
     assert ec2.count("DescribeInstances") == 4
 
 
-def test_throttling_past_the_retries_fails_with_the_number_of_attempts(ec2: Ec2Endpoint) -> None:
+def test_throttling_past_the_retries_fails_with_the_number_of_attempts(ec2: Ec2Endpoint, tmp_path: Path) -> None:
+    # The waits are a random part of up to 20 seconds each: none of them.
+    (tmp_path / "sitecustomize.py").write_text("import random\nrandom.random = lambda: 0.0\n")
     ec2.fault("DescribeInstances", error(503, "RequestLimitExceeded"))
-    assert_failed(run(ec2, retries=1), "DescribeInstances in eu-west-1 failed after 2 attempts: RequestLimitExceeded")
-    assert ec2.count("DescribeInstances") == 2
+    assert_failed(run(ec2, {"PYTHONPATH": str(tmp_path)}, retries=9), "DescribeInstances in eu-west-1 failed after 10 attempts: RequestLimitExceeded")
+    assert ec2.count("DescribeInstances") == 10
 
 
 def test_an_unauthorized_call_is_not_retried(ec2: Ec2Endpoint) -> None:
@@ -159,6 +169,103 @@ def test_repeated_and_reordered_pages_give_the_same_facts(ec2: Ec2Endpoint) -> N
     assert run(ec2)["ansible_facts"] == expected
 
 
+def test_reservations_that_are_repeated_and_reordered_give_the_same_facts(ec2: Ec2Endpoint) -> None:
+    one, two, three = (page_[0] for page_ in ec2.regions[REGION])
+    expected = run(ec2)["ansible_facts"]
+
+    def reservations(*of: tuple[str, ...]) -> Answer:
+        items = "".join(f"<item><reservationId>r-{number}</reservationId><instancesSet>{''.join(held)}</instancesSet></item>" for number, held in enumerate(of))
+        return page("DescribeInstances", f"<reservationSet>{items}</reservationSet>")
+
+    for answer in (reservations((three, one), (), (two,)), reservations((one, two, three), (three, two, one)), reservations((two, two, one), (three,))):
+        ec2.heal()
+        ec2.fault("DescribeInstances", answer)
+        assert run(ec2)["ansible_facts"] == expected
+
+
+def test_a_state_that_nobody_knows_leaves_out_that_instance(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION][1] = [instance("i-0000000b", state="dreaming")]
+    result = run(ec2)
+    assert result.ids("webheads") == ["i-0000000a", "i-0000000c"]
+    assert result.excluded == {"webheads": [{"instance_id": "i-0000000b", "reason": "its state is 'dreaming'"}]}
+
+
+HOSTILE = "\n  server evil 6.6.6.6:80 # \x85\u2028\u009b31m{{ lookup('pipe', 'id') }} <&>\"'"
+# Each field of an instance that EC2 answers with as text, set to this.
+FIELDS = {
+    "id": lambda text: instance(f"i-0000000b{text}"),
+    "state": lambda text: instance("i-0000000b", state=escape(text)),
+    "launch time": lambda text: instance("i-0000000b", launched=text),
+    "zone": lambda text: instance("i-0000000b", zone=f"eu-west-1a{text}"),
+    "private address": lambda text: instance("i-0000000b", interface(f"10.0.0.1{text}")),
+    "public address": lambda text: instance("i-0000000b", interface(public=f"192.0.2.1{text}")),
+    "IPv6 address": lambda text: instance("i-0000000b", interface(ipv6=[f"2001:db8::1%{text}"])),
+    "public name": lambda text: instance("i-0000000b", interface(public="192.0.2.1", public_dns=f"a.example{text}")),
+    "private name": lambda text: instance("i-0000000b", interface(private_dns=f"a.example{text}")),
+    "instance's name": lambda text: instance("i-0000000b", private_dns=f"a.example{text}"),
+    "device index": lambda text: instance("i-0000000b").replace("<deviceIndex>0<", f"<deviceIndex>0{escape(text)}<"),
+    "card index": lambda text: instance("i-0000000b").replace("<networkCardIndex>0<", f"<networkCardIndex>0{escape(text)}<"),
+}
+# These stay data, or are not looked at; the tags have a test of their own.
+HARMLESS = {
+    "tag": lambda text: instance("i-0000000b", tags={"Name": text, f"key{text}": "x"}),
+    "interface": lambda text: instance("i-0000000b", interface(interface_id=escape(f"eni-00000001{text}"))),
+    "another group": lambda text: instance("i-0000000b", interface(groups=[("sg-00000001", "webheads"), (f"sg-00000002{text}", f"x{text}")])),
+}
+
+
+def test_hostile_text_in_any_field_reaches_no_fact(ec2: Ec2Endpoint) -> None:
+    fields = {**FIELDS, **HARMLESS}
+    # An id and an address of its own for each.
+    told = {f"i-{number:08x}": name for number, name in enumerate(fields, 0x100)}
+    hostile = [
+        fields[name](HOSTILE).replace("i-0000000b", told_id).replace("<privateIpAddress>10.0.0.1<", f"<privateIpAddress>10.0.1.{number}<")
+        for number, (told_id, name) in enumerate(told.items())
+    ]
+    ec2.regions[REGION] = [[instance("i-0000000a", interface("10.0.2.1"))], hostile]
+    result = run(ec2)
+    assert {told.get(found, "good") for found in result.ids("webheads")} == {"good", *HARMLESS}
+    out = result.excluded["webheads"]
+    assert len(out) == len(FIELDS)
+    # What is no id is shown as a quoted text; each other is named by its id.
+    assert {told[entry["instance_id"]] for entry in out if entry["instance_id"] in told} == set(FIELDS) - {"id"}
+    texts = [value for fact in result.instances["webheads"] for value in (*fact.values(), *fact["tags"], *fact["tags"].values())]
+    # One line each, and nothing that a terminal obeys.
+    shown = [str(text) for text in (*texts, *(entry[key] for entry in out for key in entry)) if not isinstance(text, dict)]
+    assert [text for text in shown if re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", text)] == []
+    assert all(len(entry["reason"]) < 300 for entry in out)
+
+
+def test_hostile_text_for_a_vpc_fails_in_one_line(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION][1] = [instance("i-0000000b", interface(vpc=f"vpc-00000001{HOSTILE}"))]
+    result = run(ec2)
+    assert_failed(result, "names a security group in each of several VPCs")
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", result.message)
+
+
+def test_credentials_of_the_instance_that_end_in_mid_run_are_renewed(ec2: Ec2Endpoint, tmp_path: Path) -> None:
+    # botocore takes what is near its end for good for another 15 minutes and some by chance, and asks again from 15 minutes on. With these 5, at once.
+    (tmp_path / "sitecustomize.py").write_text("import random\nrandom.randint = lambda least, most: -600\n")
+    ec2.metadata_region = REGION
+
+    def renew(token: str) -> None:
+        end = (datetime.now(UTC) + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        ec2.metadata_credentials = {"Code": "Success", "AccessKeyId": "ASIAROLE", "SecretAccessKey": "secret", "Token": token, "Expiration": end}
+
+    def first_only_once(request: Request) -> Answer | None:
+        if len(ec2.requests) == 1:
+            renew("the second")
+            return None
+        return error(400, "ExpiredToken") if request.session_token == "the first" else None
+
+    renew("the first")
+    ec2.refuses = first_only_once
+    environment = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "false", "AWS_EC2_METADATA_SERVICE_ENDPOINT": ec2.url}
+    result = run(ec2, {**environment, "PYTHONPATH": str(tmp_path)})
+    assert [request.session_token for request in ec2.requests] == ["the first", "the second", "the second"]
+    assert result.ids("webheads") == ["i-0000000a", "i-0000000b", "i-0000000c"]
+
+
 def test_no_credentials_anywhere_fails(ec2: Ec2Endpoint) -> None:
     result = run(ec2, {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""})
     assert_failed(result, "DescribeInstances in eu-west-1", "NoCredentialsError")
@@ -187,11 +294,10 @@ def test_a_port_where_nothing_listens_fails(ec2: Ec2Endpoint) -> None:
     assert_failed(result, "DescribeInstances in eu-west-1", "EndpointConnectionError")
 
 
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 that no authority has signed, with its key."""
-    file = tmp_path_factory.mktemp("tls") / "server.pem"
-    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+def make_certificate(folder: Path, name: str) -> Path:
+    """A certificate that no authority has signed, with its key."""
+    file = folder / "server.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", f"subjectAltName={name}"]
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *names, "-keyout", file, "-out", f"{file}.crt"], check=True, capture_output=True
     )
@@ -199,20 +305,35 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def tls(certificate: Path) -> Iterator[Ec2Endpoint]:
-    import ssl
-
+def served_with(certificate: Path) -> Ec2Endpoint:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
-    with Ec2Endpoint(tls=context) as endpoint:
-        endpoint.regions[REGION] = [[instance("i-0000000a")]]
+    endpoint = Ec2Endpoint(tls=context)
+    endpoint.regions[REGION] = [[instance("i-0000000a")]]
+    return endpoint
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificate(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1")
+
+
+@pytest.fixture
+def tls(certificate: Path) -> Iterator[Ec2Endpoint]:
+    with served_with(certificate) as endpoint:
         yield endpoint
 
 
 def test_a_certificate_that_nobody_vouches_for_fails(tls: Ec2Endpoint) -> None:
     assert_failed(run(tls), "DescribeInstances in eu-west-1", "SSLError")
     assert tls.requests == []
+
+
+def test_a_certificate_of_another_host_fails_though_its_authority_is_trusted(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path, "DNS:ec2.example.com")
+    with served_with(certificate) as endpoint:
+        assert_failed(run(endpoint, aws_ca_bundle=f"{certificate}.crt"), "DescribeInstances in eu-west-1", "SSLError", "127.0.0.1")
+        assert endpoint.requests == []
 
 
 def test_a_certificate_is_trusted_by_its_bundle_or_by_not_looking(tls: Ec2Endpoint, certificate: Path) -> None:
