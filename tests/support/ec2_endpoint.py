@@ -119,12 +119,13 @@ def instance(
 ) -> str:
     """An instance as XML, with one interface in the group webheads, at an address of its own, unless others are given; an empty text for none."""
     number = zlib.crc32(instance_id.encode())
+    interface_set = "".join(interfaces or [interface(f"10.0.{number >> 8 & 255}.{number & 255}")])
     group_set = "".join(f"<item><groupId>{escape(one)}</groupId><groupName>{escape(name)}</groupName></item>" for one, name in groups)
     return (
         f"<item><instanceId>{escape(instance_id)}</instanceId><instanceState><code>16</code><name>{state}</name></instanceState>"
         f"<launchTime>{escape(launched)}</launchTime><placement><availabilityZone>{escape(zone)}</availabilityZone></placement>"
         f"<privateDnsName>{escape(private_dns)}</privateDnsName><groupSet>{group_set}</groupSet>"
-        f"<vpcId>{escape(vpc)}</vpcId><networkInterfaceSet>{''.join(interfaces or [interface(f'10.0.{number >> 8 & 255}.{number & 255}')])}</networkInterfaceSet>{tag_set(tags or {})}</item>"
+        f"<vpcId>{escape(vpc)}</vpcId><networkInterfaceSet>{interface_set}</networkInterfaceSet>{tag_set(tags or {})}</item>"
     )
 
 
