@@ -378,6 +378,11 @@ def test_no_password_of_a_process_is_shown(host: Host) -> None:
     assert "It was given apis." in done.output
 
 
+# What the role's variables say where no entry does.
+SHARED = {name.removeprefix("haproxy_autoscale_"): value for name, value in yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()).items()}
+SHARED |= {"service_name": "haproxy", "diff": True}
+
+
 @pytest.mark.parametrize(
     ("entry", "paths"),
     [
@@ -396,10 +401,25 @@ def test_what_an_entry_does_not_say_follows_from_its_name(entry: dict[str, Any],
         + " ~ ' ' ~ ".join(f"__haproxy_autoscale_own.{key}" for key in keys)
         + " }}"
     )
-    defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
-    shared = {name.removeprefix("haproxy_autoscale_"): value for name, value in defaults.items()} | {"service_name": "haproxy", "diff": True}
-    said = words(template, __haproxy_autoscale_entry=entry, __haproxy_autoscale_shared=shared)
+    said = words(template, __haproxy_autoscale_entry=entry, __haproxy_autoscale_shared=SHARED)
     assert said == " ".join([str(entry["name"]), "True", *paths])
+
+
+@pytest.mark.parametrize(
+    ("entry", "shown"),
+    [
+        ({}, "True"),
+        ({"services": [{"name": "a"}, {"name": "b", "cookie": {"name": "c"}}, {"name": "c", "cookie": None}], "stats_password": ""}, "True"),
+        ({"services": [{"name": "a"}, {"name": "b", "cookie": {"name": "c", "dynamic_key": "secret"}}]}, "False"),
+        ({"stats_password": "secret"}, "False"),
+        ({"stats_password": "secret", "diff": True}, "True"),
+    ],
+)
+def test_the_difference_of_an_entry_with_a_secret_is_not_shown_unless_it_says_so(entry: dict[str, Any], shown: str) -> None:
+    assert words("{{ __haproxy_autoscale_own.diff }}", __haproxy_autoscale_entry={"name": "haproxy", **entry}, __haproxy_autoscale_shared=SHARED) == shown
+    # The same without a list.
+    variables = {f"haproxy_autoscale_{name}": value for name, value in entry.items()}
+    assert words("{{ haproxy_autoscale_diff }}", **variables) == shown
 
 
 def test_an_entry_can_say_all_that_the_role_can_but_how_aws_is_asked() -> None:
