@@ -53,8 +53,9 @@ format: setup ## Python code in the form that `make lint` wants
 	@$(bin)/ruff format --quiet .
 	@$(bin)/ruff check --quiet --fix .
 
-gallery: setup ## The results in docs/templates.md, made anew by running the templates
+gallery: setup ## The results in docs/templates.md and the policies in docs/iam.md, made anew
 	@$(bin)/python tests/support/gallery.py
+	@$(bin)/python tests/support/policies.py
 
 build: ## The collection as a tarball, in build/
 	@tests/setup.sh demo

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
+import policies as page
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_policy import WHO_RUNS, policies
 
 FIRST, SECOND = "arn:aws:iam::111122223333:role/first", "arn:aws:iam::444455556666:role/second"
@@ -91,3 +93,11 @@ def test_each_source_is_its_own_and_what_it_does_not_say_is_the_modules() -> Non
 def test_an_identity_that_searches_in_one_source_without_regions_is_not_limited() -> None:
     found = needed(sources=[{"regions": ["eu-west-1"]}, {"regions": ["all"]}, {"regions": ["us-east-1"]}])
     assert "Condition" not in found[WHO_RUNS]["FindInstances"]
+
+
+def test_the_documents_have_the_policies_that_are_made() -> None:
+    written = page.PAGE.read_text()
+    assert len(page.POLICY.findall(written)) == 7
+    assert page.page_with_policies(written) == written
+    (plain,) = policies(page.options_of({"haproxy_autoscale_security_groups": ["webheads"]}))
+    assert json.dumps(plain["policy"], indent=2) in (page.ROOT / "README.md").read_text()
