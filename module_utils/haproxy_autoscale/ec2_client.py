@@ -37,7 +37,7 @@ BOTOCORE_IMPORT_ERROR: str | None
 try:
     from botocore.awsrequest import AWSRequest
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
     from botocore.httpsession import URLLib3Session
     from botocore.session import Session
 except ImportError:
@@ -191,6 +191,11 @@ def _reported(what: str, kind: type[Ec2Error] = FailedCall) -> Iterator[None]:
             # A filter that EC2 does not have, say: it answers, and will always answer so.
             kind = Ec2Error
         raise kind(f"{what} failed{tried}: {_short(answer.get('Code'))}: {_short(answer.get('Message'))}") from error
+    except NoCredentialsError as error:
+        raise kind(
+            f"{what} failed: NoCredentialsError: none are in the options, the environment or the AWS configuration of this user, and no instance metadata "
+            "service gives those of a role over IMDSv2."
+        ) from error
     # Besides its own exceptions botocore lets through those of the parsers and of the operating system. A run must fail on all alike.
     except Exception as error:
         raise kind(f"{what} failed: {type(error).__name__}: {_short(error)}") from error

@@ -328,6 +328,34 @@ def test_neither_an_api_out_of_reach_nor_one_failing_region_of_two_harms_anythin
     fails_and_touches_nothing(stage, same, "one of two regions", "InternalError", "DescribeInstances", "eu-central-1", **regions)
 
 
+def test_on_an_instance_all_comes_by_imdsv2_and_nothing_by_imdsv1(stage: Stage) -> None:
+    aws = stage.aws
+    aws.metadata_region = "eu-west-1"
+    aws.metadata_credentials = {
+        "Code": "Success",
+        "AccessKeyId": "ASIAROLEROLEROLEROLE",
+        "SecretAccessKey": "secret-of-the-role",
+        "Token": "token-of-the-role",
+        "Expiration": "2126-01-31T06:00:00Z",
+    }
+    alone = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_DEFAULT_REGION": "", "AWS_EC2_METADATA_DISABLED": "false"}
+    stage.balancer.environment.update({**alone, "AWS_EC2_METADATA_SERVICE_ENDPOINT": aws.url})
+    aws.metadata_v1 = False
+    stage.apply(1, 2, 3)
+    assert stage.serves(1, 2, 3)
+    assert {(request.region, request.session_token) for request in aws.requests} == {("eu-west-1", "token-of-the-role")}
+    same = stage.untouched()
+
+    aws.metadata_v1, aws.metadata_v2 = True, False
+    stage.members(1, 2, 3, 4)
+    aws.requests.clear()
+    aws.metadata_requests.clear()
+    fails_and_touches_nothing(stage, same, "no region", "no instance metadata service tells that of this host over IMDSv2")
+    fails_and_touches_nothing(stage, same, "no credentials", "eu-west-1 failed: MetadataRetrievalError", "IMDSv2", haproxy_autoscale_regions=["eu-west-1"])
+    assert aws.requests == []
+    assert {(method, path) for method, path, _token in aws.metadata_requests} == {("PUT", "/latest/api/token")}
+
+
 # Wrong options.
 
 
@@ -587,28 +615,7 @@ def test_each_application_is_reached_by_its_host_and_every_run_says_which_tags_i
     assert same()
 
 
-# Secrets.
-
-
-def test_no_secret_is_shown_or_left_behind(stage: Stage) -> None:
-    markers = {
-        "haproxy_autoscale_access_key": "MARKERACCESSKEY",
-        "haproxy_autoscale_secret_key": "marker-secret-key",
-        "haproxy_autoscale_session_token": "marker-session-token",
-        "haproxy_autoscale_stats_password": "marker-stats-password",
-    }
-    stage.members(1, 2)
-    done = stage.run("-vvv", "--diff", **markers, haproxy_autoscale_stats_bind=f"127.0.0.1:{free_port()}")
-    assert done.status == 0, done.output
-    for option, marker in markers.items():
-        assert marker not in done.output, option
-    (stage.balancer.folder / "variables.json").unlink()
-    for path in (path for path in stage.balancer.folder.rglob("*") if path.is_file()):
-        content = path.read_text(errors="replace")
-        # The statistics page's password has its place in the file, and nobody else may read that.
-        if "marker-stats-password" in content:
-            assert path.stat().st_mode & 0o007 == 0, path
-        assert not re.search("MARKERACCESSKEY|marker-secret-key|marker-session-token", content), path
+# What is said.
 
 
 def test_a_run_reads_well(stage: Stage) -> None:

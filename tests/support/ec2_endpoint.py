@@ -152,7 +152,9 @@ class Ec2Endpoint:
         self.metadata_region: str | None = None
         """What the instance metadata service says; None for its not being there."""
         self.metadata_v2 = True
-        """Whether it gives tokens. It always answers requests without one, as IMDSv1 does."""
+        """Whether it gives tokens."""
+        self.metadata_v1 = True
+        """Whether it answers requests without one."""
         self.metadata_credentials: dict[str, str] | None = None
         """What it says of the role "web"; None for no role."""
         self.metadata_requests: list[tuple[str, str, bool]] = []
@@ -265,6 +267,8 @@ class Ec2Endpoint:
             answers["GET", role] = lambda: Answer(200, "web")
             answers["GET", role + "web"] = lambda: Answer(200, json.dumps(self.metadata_credentials))
         answer = answers.get((handler.command, handler.path))
+        if handler.command == "GET" and token is None and not self.metadata_v1:
+            answer = lambda: Answer(401)  # noqa: E731
         _send(handler, answer() if answer and self.metadata_region else Answer(404))
 
 
