@@ -357,6 +357,9 @@ def main() -> None:
         required_by={"session_token": ["access_key"]},
         supports_check_mode=True,
     )
+    if "@" in (module.params["endpoint_url"] or ""):
+        # It is refused below, and with -vvv a module that fails shows its options.
+        module.no_log_values.add(module.params["endpoint_url"])
     if BOTOCORE_IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("boto3"), exception=BOTOCORE_IMPORT_ERROR, failure="options")
     try:
