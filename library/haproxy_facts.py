@@ -103,6 +103,17 @@ options:
           - One that leaves a backend empty never is.
         type: int
         default: 0
+      listed:
+        description:
+          - The ids of all instances that the caller has heard of in this run.
+          - With it, RV(ignore:candidate.missing) names the members of the file on disk that are not among them.
+        type: list
+        elements: str
+      sought:
+        description: Names and addresses of servers, of which RV(ignore:candidate.held) says which are still there.
+        type: list
+        elements: str
+        default: []
       apply_strategy:
         description: How M(autoscale.haproxy.haproxy_apply) is going to make the change, see its option of this name; only the plan depends on it.
         type: str
@@ -176,6 +187,23 @@ ansible_facts:
         refusal_file_exists:
           description: Whether it is there.
           type: bool
+        members_file:
+          description:
+            - Where whoever brings a text in should note who its servers are, as JSON. C(checksum) is the text's, and C(instances) is a dict of lists of
+              instances, each with an C(instance_id).
+          type: str
+        missing_file:
+          description: Where RV(ignore:candidate.missing) of the last run should stand, as JSON, RV(ignore:runs) by instance id.
+          type: str
+        missing_file_exists:
+          description: Whether it is there. It should be removed by a run that misses nobody.
+          type: bool
+        outage_file:
+          description: Where it should stand since when the instances cannot be found, as JSON with the key C(since), in seconds since 1970.
+          type: str
+        outage_since:
+          description: What it says; null when it is not there.
+          type: float
         last_good_file:
           description: Where the last file that was proven in force is kept.
           type: str
@@ -345,6 +373,23 @@ ansible_facts:
                 - What whoever refuses it should write to RV(ignore:refusal_file) for the next run to count on, as JSON; null when there is nothing to count.
                 - RV(ignore:runs) is the number of runs in a row that have seen these servers, this one included.
               type: dict
+            members_noted:
+              description: Whether RV(ignore:members_file) is of this very text; false without O(candidates[].listed).
+              type: bool
+            missing:
+              description:
+                - The members of the file on disk that are not O(candidates[].listed), one entry for each group of each, with its RV(ignore:group), its
+                  RV(ignore:instance) as it was noted, and in how many RV(ignore:runs) in a row it has been missing, this one included.
+                - Empty when it was not noted for the file on disk who its members are.
+              type: list
+              elements: dict
+            held:
+              description:
+                - Those O(candidates[].sought) that are the name or the address of a server of the candidate or of the running process, which may have it
+                  until its last connection ends.
+                - Null when that cannot be said, because the process does not answer, or an old one still finishes its connections after a reload.
+              type: list
+              elements: str
             plan:
               description: What brings the process to it, one of V(none), V(start), V(runtime) and V(reload).
               type: str
@@ -387,6 +432,8 @@ CANDIDATE = {
     "reload_interval": {"type": "int", "default": 0},
     "maximum_old_workers": {"type": "int", "default": 0},
     "confirm_runs": {"type": "int", "default": 0},
+    "listed": {"type": "list", "elements": "str"},
+    "sought": {"type": "list", "elements": "str", "default": []},
     "apply_strategy": {"type": "str", "choices": ["auto", "reload", "runtime_only"], "default": "auto"},
 }
 

@@ -35,6 +35,8 @@ class Candidate(NamedTuple):
     maximum_old_workers: int
     confirm_runs: int
     strategy: str = "auto"
+    listed: Sequence[str] | None = None
+    sought: Sequence[str] = ()
 
 
 def report(definition: Definition, candidate: Candidate | None, gather_servers: bool, run: Run) -> dict[str, Any]:
@@ -44,6 +46,7 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
     running = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
     config_file = haproxy_inspect.read_config_file(definition.config_path)
     in_force, reason = haproxy_inspect.in_force(definition, running, config_file)
+    state = (definition.state_dir, definition.name)
     facts: dict[str, Any] = {
         "binary": binary,
         "version": version,
@@ -52,6 +55,11 @@ def report(definition: Definition, candidate: Candidate | None, gather_servers: 
         "interrupted": running is not None and haproxy_state.read_intent(definition.state_dir, definition.name) is not None,
         "refusal_file": haproxy_state.refusal_path(definition.state_dir, definition.name),
         "refusal_file_exists": os.path.exists(haproxy_state.refusal_path(definition.state_dir, definition.name)),
+        "members_file": haproxy_state.members_path(*state),
+        "missing_file": haproxy_state.missing_path(*state),
+        "missing_file_exists": os.path.exists(haproxy_state.missing_path(*state)),
+        "outage_file": haproxy_state.outage_path(*state),
+        "outage_since": haproxy_state.read_outage(*state),
         "last_good_file": haproxy_state.last_good_path(definition.state_dir, definition.name),
         "has_last_good": os.path.exists(haproxy_state.last_good_path(definition.state_dir, definition.name)),
         "config": _config_facts(definition, config_file, in_force, reason),
@@ -105,6 +113,35 @@ def _refusal(definition: Definition, candidate: Candidate, differs: bool, before
         runs = 1 + (earlier.runs if earlier is not None and earlier.servers == seen else 0)
         facts.update(confirmed=runs >= candidate.confirm_runs, refusal={"servers": seen, "runs": runs})
     return facts
+
+
+def _missing(definition: Definition, candidate: Candidate, config_file: ConfigFile | None, checksum: str) -> dict[str, Any]:
+    """The members of the file on disk that the caller has not heard of, and whether those of the candidate are noted already.
+
+    What was noted for another text says nothing: a run that dies between the file and the note would bring back who has left.
+    """
+    noted = haproxy_state.read_members(definition.state_dir, definition.name) if candidate.listed is not None else None
+    facts: dict[str, Any] = {"members_noted": noted is not None and noted.checksum == checksum, "missing": []}
+    if noted is not None and config_file is not None and noted.checksum == config_file.checksum:
+        listed = frozenset(candidate.listed or ())
+        runs = haproxy_state.read_missing(definition.state_dir, definition.name)
+        facts["missing"] = [
+            {"group": group, "runs": runs.get(instance["instance_id"], 0) + 1, "instance": instance}
+            for group, instances in noted.instances.items()
+            for instance in instances
+            if instance["instance_id"] not in listed
+        ]
+    return facts
+
+
+def _held(candidate: Candidate, running: Running | None, wanted: Servers) -> list[str] | None:
+    """Which of those that are sought are the name or address of a server that the candidate or a process has; None when a process cannot say."""
+    if running is not None and (running.servers is None or running.old_workers):
+        # Nobody can ask an old worker whose connections it finishes.
+        return None
+    places = [wanted, running.servers or {}] if running is not None else [wanted]
+    there = {value for servers in places for row in servers.values() for server in row for value in (server.name, server.address, server.fqdn)}
+    return [value for value in candidate.sought if value in there]
 
 
 def _postponed(definition: Definition, candidate: Candidate, running: Running | None, now: float) -> str:
@@ -271,6 +308,8 @@ def _candidate_facts(
         "impossible_binds": _impossible_binds(definition, configuration, running, candidate.start),
         "unwritable": _unwritable(definition, len(candidate.text)) if differs or plan != "none" else [],
         **_refusal(definition, candidate, differs, before, wanted),
+        **_missing(definition, candidate, config_file, checksum),
+        "held": _held(candidate, running, wanted) if candidate.sought else [],
         "plan": plan,
         "plan_reason": plan_reason,
         "needs_reload": needs_reload,

@@ -78,7 +78,7 @@ def _read_kept(path: str, make: Callable[[Any], Kept]) -> Kept | None:
         return None
     try:
         return make(json.loads(data))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -147,6 +147,52 @@ def read_refusal(state_dir: str, name: str) -> Refusal | None:
     Raises StateError when it is there and cannot be read.
     """
     return _read_kept(refusal_path(state_dir, name), lambda found: Refusal(str(found["servers"]), int(found["runs"])))
+
+
+class Members(NamedTuple):
+    """Who the servers of a text are: its checksum, and group to instances as the template got them."""
+
+    checksum: str
+    instances: dict[str, list[dict[str, Any]]]
+
+
+def members_path(state_dir: str, name: str) -> str:
+    """Where the members of the file on disk are noted."""
+    return os.path.join(state_dir, f"{name}.members.json")
+
+
+def read_members(state_dir: str, name: str) -> Members | None:
+    """The members that were noted last; None when there are none, or it makes no sense. Raises StateError when it cannot be read."""
+
+    def make(found: Any) -> Members:
+        instances = {str(group): [dict(one, instance_id=str(one["instance_id"])) for one in row] for group, row in found["instances"].items()}
+        return Members(str(found["checksum"]), instances)
+
+    return _read_kept(members_path(state_dir, name), make)
+
+
+def missing_path(state_dir: str, name: str) -> str:
+    """Where it is noted in how many runs in a row a member has been missing."""
+    return os.path.join(state_dir, f"{name}.missing.json")
+
+
+def read_missing(state_dir: str, name: str) -> dict[str, int]:
+    """Instance id to the number of runs in a row that it has been missing in; empty also when it makes no sense (then counting begins
+    anew). Raises StateError when it cannot be read."""
+    return _read_kept(missing_path(state_dir, name), lambda found: {str(one): int(runs) for one, runs in found.items()}) or {}
+
+
+def outage_path(state_dir: str, name: str) -> str:
+    """Where it is noted since when the instances cannot be found."""
+    return os.path.join(state_dir, f"{name}.outage.json")
+
+
+def read_outage(state_dir: str, name: str) -> float | None:
+    """Since when the instances cannot be found, in seconds since 1970; None when the last run found them, or it makes no sense.
+
+    Raises StateError when it cannot be read.
+    """
+    return _read_kept(outage_path(state_dir, name), lambda found: float(found["since"]))
 
 
 class Intent(NamedTuple):
