@@ -273,7 +273,13 @@ def messages() -> list[str]:
 
 
 def test_the_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
-    sources = [*(ROOT / "module_utils").rglob("*.py"), *(ROOT / "library").glob("*.py"), *ROLE.rglob("tasks/*.yml"), *(ROOT / "templates").glob("*.j2")]
+    sources = [
+        *(ROOT / "module_utils").rglob("*.py"),
+        *(ROOT / "library").glob("*.py"),
+        *ROLE.rglob("tasks/*.yml"),
+        *ROLE.rglob("vars/*.yml"),
+        *(ROOT / "templates").glob("*.j2"),
+    ]
     code = " ".join("\n".join(path.read_text() for path in sources).split())
     # Neighbouring pieces of a text are one text, and what is put into it stands as an ellipsis.
     code = re.sub(r'" f?"', "", code)

@@ -429,6 +429,7 @@ def test_an_entry_can_say_all_that_the_role_can_but_how_aws_is_asked() -> None:
     credentials = {"access_key", "secret_key", "session_token", "profile"}
     asked = {"regions", "vpc_id", "filters", "exclude_filters", "states", "address", "min_age", "minimum_instances", *credentials}
     asked |= {"endpoint_url", "aws_ca_bundle", "validate_certs", "retries", "timeout", "processes"}
+    asked |= {"confirm_missing_runs", "maximum_outage"}
     assert sorted(taken) == sorted({name.removeprefix("haproxy_autoscale_") for name in defaults} - asked)
     assert list(options["haproxy_autoscale_processes"]["options"]) == taken
     for name in taken:
@@ -436,5 +437,5 @@ def test_an_entry_can_say_all_that_the_role_can_but_how_aws_is_asked() -> None:
         entry, variable = options["haproxy_autoscale_processes"]["options"][name], options[f"haproxy_autoscale_{name}"]
         assert {key: entry.get(key) for key in same} == {key: variable.get(key) for key in same}
     for task in yaml.safe_load((ROLE / "tasks" / "processes.yml").read_text()):
-        if "ansible.builtin.include_tasks" in task:
+        if "loop" in task:
             assert task["vars"] == {f"haproxy_autoscale_{name}": f"{{{{ __haproxy_autoscale_own.{name} }}}}" for name in taken}

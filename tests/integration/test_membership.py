@@ -1,0 +1,231 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Who stays, who goes and why, over several runs: answers that lack somebody, an API that is out, and what a run says of it all."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backends import Backends
+from balancer import ROOT
+from ec2_endpoint import Ec2Endpoint, error, instance, interface
+from haproxy_binaries import binaries
+from stage import Stage, address, instance_id, names, one
+
+NEWEST = list(binaries().values())[-1]
+
+
+@pytest.fixture
+def stage(tmp_path: Path, web: Backends, aws: Ec2Endpoint) -> Iterator[Stage]:
+    made = Stage(tmp_path, NEWEST, web, aws)
+    yield made
+    made.balancer.stop()
+
+
+def noted(stage: Stage, kind: str) -> Any:
+    """What a note in the state folder says; None without one."""
+    path = stage.balancer.state / f"haproxy.{kind}.json"
+    if not path.exists():
+        return None
+    assert path.stat().st_mode & 0o7777 == 0o600
+    return json.loads(path.read_text())
+
+
+# Answers that lack somebody.
+
+
+def members_noted(stage: Stage) -> list[str]:
+    return [member["instance_id"] for member in noted(stage, "members")["instances"]["webheads"]]
+
+
+def test_who_is_missing_from_an_answer_stays_until_enough_runs_in_a_row_have_missed_it(stage: Stage) -> None:
+    stage.variables["haproxy_autoscale_confirm_missing_runs"] = 3
+    stage.apply(1, 2, 3)
+    assert members_noted(stage) == [instance_id(number) for number in (1, 2, 3)]
+    same = stage.untouched()
+    # Missing once, and back.
+    once = stage.apply(1, 2)
+    assert f"{instance_id(3)} is missing from EC2's answer in 1 of 3 runs that haproxy_autoscale_confirm_missing_runs asks for; it stays" in once.text
+    assert noted(stage, "missing") == {instance_id(3): 1}
+    stage.apply(1, 2, 3)
+    assert noted(stage, "missing") is None
+    # Missing in a row. A run that only looks, and one that learns nothing, count neither way.
+    stage.apply(1, 2)
+    looked = stage.run("--check")
+    assert "in 2 of 3 runs" in looked.text
+    assert looked.recap["changed"] == 0
+    stage.aws.fault("DescribeInstances", error(403, "UnauthorizedOperation"))
+    assert stage.run().status != 0
+    stage.aws.heal()
+    assert same()
+    # Who comes meanwhile comes in.
+    assert "in 2 of 3 runs" in stage.apply(1, 2, 4).text
+    assert stage.serves(1, 2, 3, 4)
+    gone = stage.apply(1, 2, 4)
+    assert f"removed {instance_id(3)} (no longer listed by EC2)" in gone.text
+    assert stage.serves(1, 2, 4)
+    assert members_noted(stage) == [instance_id(number) for number in (1, 2, 4)]
+
+
+def test_what_ec2_says_a_word_of_goes_at_once_with_the_reason(stage: Stage) -> None:
+    stage.variables["haproxy_autoscale_confirm_missing_runs"] = 3
+    stage.apply(1, 2, 3, 4, 5)
+    # Another instance has the address of 5: it cannot be there any more.
+    heir = instance(instance_id(6), interface(address=address(5)))
+    stage.aws.regions["eu-west-1"] = [[one(1), one(2), one(4, state="stopping"), heir]]
+    done = stage.run()
+    assert done.status == 0, done.output
+    assert f"removed {instance_id(4)} (its state is 'stopping'), {instance_id(5)} (no longer listed by EC2)" in done.text
+    assert f"{instance_id(3)} is missing" in done.text
+    assert stage.serves(1, 2, 3, 5)
+    # An answer below the minimum is no answer, whoever would stay.
+    same = stage.untouched()
+    stage.members(1)
+    done = stage.run(haproxy_autoscale_minimum_instances=2)
+    assert done.status != 0
+    assert "Too few usable instances" in done.text
+    assert same()
+
+
+def test_who_the_members_are_is_believed_of_the_text_on_disk_alone(stage: Stage) -> None:
+    """A run that dies between the file and the note leaves the note of another text. Whoever stands there may have left."""
+    stage.variables["haproxy_autoscale_confirm_missing_runs"] = 2
+    stage.apply(1, 2)
+    path = stage.balancer.state / "haproxy.members.json"
+    of_another_text = noted(stage, "members")
+    of_another_text["checksum"] = "0" * 64
+    of_another_text["instances"]["webheads"][0].update(instance_id=instance_id(3), address=address(3))
+    path.write_text(json.dumps(of_another_text))
+    assert "it stays" not in stage.apply(1, 2, 4).text
+    assert stage.serves(1, 2, 4)
+    # The next run without a change makes up for a note that was lost.
+    path.write_text(json.dumps(of_another_text))
+    stage.apply(1, 2, 4)
+    assert members_noted(stage) == [instance_id(number) for number in (1, 2, 4)]
+    # Whoever asks for it no longer leaves no count behind.
+    (stage.balancer.state / "haproxy.missing.json").write_text(json.dumps({instance_id(4): 1}))
+    stage.apply(1, 2, haproxy_autoscale_confirm_missing_runs=1)
+    assert noted(stage, "missing") is None
+    assert stage.serves(1, 2)
+
+
+OWN = """global
+    stats socket {{ haproxy_autoscale_stats_socket }} level admin
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+frontend www
+    bind {{ haproxy_autoscale_services[0].bind[0] }}
+    acl ours dst{{ instances['webheads'] | map(attribute='address') | map('regex_replace', '^', ' ') | join }}
+    default_backend servers
+backend servers
+{% for instance in instances['webheads'] %}
+    server web-{{ loop.index }} {{ instance.address }}:{{ haproxy_autoscale_services[0].port }}
+{% endfor %}
+"""
+
+
+def test_a_template_of_the_users_own_is_given_who_stays_in_its_place(stage: Stage) -> None:
+    folder = stage.balancer.folder / "project"
+    (folder / "templates").mkdir(parents=True)
+    (folder / "templates" / "own.cfg.j2").write_text(OWN)
+    (folder / "roles").symlink_to(ROOT / "roles")
+    playbook = folder / "site.yml"
+    playbook.write_text("- hosts: localhost\n  gather_facts: false\n  roles: [haproxy_autoscale]\n")
+    variables = {**stage.variables, "haproxy_autoscale_template": "own.cfg.j2", "haproxy_autoscale_confirm_missing_runs": 2}
+    stage.members(1, 2, 3)
+    assert stage.balancer.run(variables, playbook=playbook).status == 0
+    same = stage.untouched()
+    stage.members(1, 3)
+    done = stage.balancer.run(variables, playbook=playbook)
+    assert done.status == 0, done.output
+    assert f"{instance_id(2)} is missing from EC2's answer in 1 of 2 runs" in done.text
+    # Nobody has moved up.
+    assert same()
+
+
+# An API that is out.
+
+
+def test_an_outage_of_the_api_fails_no_run_for_as_long_as_is_said(stage: Stage) -> None:
+    stage.apply(1, 2)
+    stage.members(1, 2, 3)
+    same = stage.untouched()
+    stage.variables["haproxy_autoscale_maximum_outage"] = 600
+    stage.aws.fault("DescribeInstances", error(500, "InternalError"))
+    looked = stage.run("--check")
+    assert looked.status == 0, looked.output
+    assert noted(stage, "outage") is None
+    began = int(time.time())
+    done = stage.run()
+    assert done.status == 0, done.output
+    assert "WARNING: DescribeInstances in eu-west-1 failed after 2 attempts: InternalError" in done.text
+    since = noted(stage, "outage")["since"]
+    assert began <= since <= time.time()
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since + 600))
+    assert f"The last good state is kept, and no run fails, until {until} (haproxy_autoscale_maximum_outage is 600 seconds)" in done.text
+    assert "haproxy.cfg is untouched, and so is the running HAProxy" in done.text
+    assert same()
+    # A stopped HAProxy is started all the same. And a clock that was wrong when it began makes the outage no longer.
+    path = stage.balancer.state / "haproxy.outage.json"
+    path.write_text(json.dumps({"since": since + 10**6}))
+    stage.balancer.stop()
+    done = stage.run()
+    assert done.status == 0, done.output
+    assert "HAProxy did not run and was started on it" in done.text
+    assert stage.serves(1, 2)
+    assert began <= noted(stage, "outage")["since"] <= time.time()
+    path.write_text(json.dumps({"since": began - 600}))
+    done = stage.run()
+    assert done.status != 0
+    assert "InternalError" in done.text
+    began_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began - 600))
+    assert f"since {began_at}. That is longer than is allowed (haproxy_autoscale_maximum_outage is 600 seconds)" in done.text
+    stage.aws.heal()
+    stage.apply(1, 2, 3)
+    assert noted(stage, "outage") is None
+
+
+def test_what_is_no_outage_fails_at_once_whatever_is_borne(stage: Stage) -> None:
+    stage.variables["haproxy_autoscale_maximum_outage"] = 600
+    # Where nothing has ever worked there is no good state to keep.
+    stage.aws.fault("DescribeInstances", error(500, "InternalError"))
+    assert stage.run().status != 0
+    assert not stage.balancer.state.exists()
+    stage.aws.heal()
+    stage.apply(1, 2)
+    before = names(stage.balancer.state)
+    done = stage.run(haproxy_autoscale_minimum_instances=3)
+    assert done.status != 0
+    assert "minimum_instances is 3" in done.text
+    assert names(stage.balancer.state) == before
+
+
+# What a run says.
+
+
+def test_a_change_is_told_instance_by_instance_and_v_shows_a_line_for_each(stage: Stage) -> None:
+    stage.apply(1, 2, 3)
+    stage.aws.regions["eu-west-1"] = [[one(1), one(2), one(3, state="stopped"), one(4)]]
+    looked = stage.run("--check")
+    assert f"would add {instance_id(4)} {address(4)} (launched " in looked.text
+    assert f"; would remove {instance_id(3)} (its state is 'stopped')" in looked.text
+    done = stage.run("-v")
+    assert done.status == 0, done.output
+    assert "webheads: 3 servers +1 -1; by runtime: " in done.text
+    assert f"added {instance_id(4)} {address(4)} (launched " in done.text
+    assert f"; removed {instance_id(3)} (its state is 'stopped')" in done.text
+    # The columns are of one width.
+    rows = [f"webheads  {instance_id(1)}  {address(1)}  in", f"webheads  {instance_id(3)}  -          out  its state is 'stopped'"]
+    assert all(row in done.output and row not in looked.output for row in rows)
+
+
+# What the texts of a run say, without a run.
