@@ -91,6 +91,20 @@ options:
     type: str
     choices: [private_ipv4, public_ipv4, ipv6, private_dns, public_dns]
     default: private_ipv4
+  port_tag:
+    description:
+      - The name of a tag that says the port of an instance, as C(port). When not set, and for an instance where the tag is missing or empty, that is V(null).
+      - An instance whose tag is no whole number from 1 to 65535 is left out, with the tag and its value in the reason.
+    type: str
+  weight_tag:
+    description: The same for C(weight), from 0 to 256. One with the weight 0 gets no new client of HAProxy's.
+    type: str
+  backup_tag:
+    description: The same for C(backup). The tag is V(true), V(yes), V(on) or V(1), or V(false), V(no), V(off) or V(0), in whatever case.
+    type: str
+  maxconn_tag:
+    description: The same for C(maxconn), from 0 to 2147483647. HAProxy takes 0 for no limit.
+    type: str
   min_age:
     description:
       - Seconds that must have passed since an instance was launched. A stopped instance counts as launched when it is started again.
@@ -265,6 +279,26 @@ ansible_facts:
               returned: success
               type: str
               sample: '2026-01-31T06:00:00Z'
+            port:
+              description: What the tag O(port_tag) says, or V(null).
+              returned: success
+              type: int
+              sample: 8080
+            weight:
+              description: What the tag O(weight_tag) says, or V(null).
+              returned: success
+              type: int
+              sample: 100
+            backup:
+              description: What the tag O(backup_tag) says, or V(null).
+              returned: success
+              type: bool
+              sample: false
+            maxconn:
+              description: What the tag O(maxconn_tag) says, or V(null).
+              returned: success
+              type: int
+              sample: 50
             tags:
               description:
                 - Tags, key to value, with a space for each control character and line separator.
@@ -286,6 +320,10 @@ ansible_facts:
             region: eu-west-1
             vpc_id: vpc-0123456789abcdef0
             launch_time: '2026-01-31T06:00:00Z'
+            port: null
+            weight: null
+            backup: null
+            maxconn: null
             tags: {Name: web-1, Environment: production}
     ec2_security_group_excluded_instances:
       description:
@@ -335,6 +373,10 @@ ARGUMENT_SPEC = {
     "exclude_filters": {"type": "dict"},
     "states": {"type": "list", "elements": "str", "choices": list(STATES), "default": ["running"]},
     "address": {"type": "str", "choices": list(ADDRESSES), "default": "private_ipv4"},
+    "port_tag": {"type": "str"},
+    "weight_tag": {"type": "str"},
+    "backup_tag": {"type": "str"},
+    "maxconn_tag": {"type": "str"},
     "min_age": {"type": "int", "default": 0},
     "minimum_instances": {"type": "int", "default": 1},
     "access_key": {"type": "str", "no_log": True, "aliases": ["aws_access_key_id", "aws_access_key"]},

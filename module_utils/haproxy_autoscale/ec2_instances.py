@@ -34,6 +34,11 @@ _LIMITS = {
     "timeout": (86400, "one day"),
     "retries": (100, "100 times"),
 }
+# What a tag can say of an instance's server, each by the option NAME_tag: the least and the most. HAProxy takes 0 for no maxconn.
+_NUMBERS = {"port": (1, 65535), "weight": (0, 256), "maxconn": (0, 2147483647)}
+_TRUTHS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+SETTINGS = ("port", "weight", "backup", "maxconn")
+_TAG_LENGTH = 128
 # Filters that an option or the search itself already sets; a second one of the same name in a call has no documented meaning.
 _OWN_FILTERS = {
     "instance.group-id": "security_groups",
@@ -55,6 +60,7 @@ _DNS_NAME = re.compile(r"(?=.{1,253}\Z)[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9]
 _NOT_IN_A_NAME = re.compile(r"[^a-zA-Z0-9_.:-]+")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _INDEX = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"[0-9]{1,10}")
 _IPV6 = re.compile(r"[0-9a-fA-F:.]{2,45}")
 
 # A failed module returns no facts, so its message carries the reasons; this many of them for a group, the rest as a count.
@@ -92,6 +98,8 @@ class Query(NamedTuple):
     min_age: int
     """Seconds."""
     minimum_instances: int
+    setting_tags: Mapping[str, str] = {}
+    """A key of the fact (port, weight, backup, maxconn) → the tag that says it; only those that are asked for."""
 
 
 # --- The options ------------------------------------------------------------------------------------------------------
@@ -133,6 +141,7 @@ def query_from(options: Mapping[str, Any]) -> Query:
         address=options["address"],
         min_age=options["min_age"],
         minimum_instances=options["minimum_instances"],
+        setting_tags={setting: _checked_tag(f"{setting}_tag", options[f"{setting}_tag"]) for setting in SETTINGS if options[f"{setting}_tag"]},
     )
 
 
@@ -210,6 +219,14 @@ def _checked_filter_value(option: str, name: str, value: Any) -> str:
         _refuse(option, f"{name}: {value}", f"is longer than the {FILTER_VALUE_LENGTH} characters that EC2 allows")
     text: str = value
     return text
+
+
+def _checked_tag(option: str, tag: str) -> str:
+    if len(tag) > _TAG_LENGTH:
+        _refuse(option, tag, f"is longer than the {_TAG_LENGTH} characters that EC2 allows")
+    if CONTROL.search(tag):
+        _refuse(option, tag, "has a control character or a line's end, and is not the name of a tag")
+    return tag
 
 
 def _refuse(option: str, value: object, why: str) -> NoReturn:
@@ -322,7 +339,7 @@ def choose(
                     vpcs[group].update(str(interface.get("VpcId") or instance.get("VpcId")) for interface in interfaces)
                 try:
                     _check_instance(instance, query, excluded_ids.get(region, frozenset()), youngest)
-                    chosen[group].append(_fact(instance, interfaces, region, query.address))
+                    chosen[group].append(_fact(instance, interfaces, region, query))
                 except _Unusable as unusable:
                     instance_id = instance["InstanceId"]
                     excluded[group].append({"instance_id": instance_id if _INSTANCE_ID.fullmatch(instance_id) else shown(instance_id), "reason": str(unusable)})
@@ -428,31 +445,48 @@ def _launch_time(instance: Mapping[str, Any]) -> datetime:
     raise _Unusable(f"its launch time is not a time: {shown(value)}")
 
 
-def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], region: str, address: str) -> dict[str, Any]:
+def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], region: str, query: Query) -> dict[str, Any]:
     launch_time = _launch_time(instance).strftime("%Y-%m-%dT%H:%M:%SZ")
     zone = _matching(_ZONE, (instance.get("Placement") or {}).get("AvailabilityZone"), "its availability zone")
     # Whoever may tag an instance may write here. A template can print a tag, so that none may bring a line of its own.
-    tags = {CONTROL.sub(" ", str(tag.get("Key"))): CONTROL.sub(" ", str(tag.get("Value") or "")) for tag in instance.get("Tags") or []}
+    tags = dict(sorted((CONTROL.sub(" ", str(tag.get("Key"))), CONTROL.sub(" ", str(tag.get("Value") or ""))) for tag in instance.get("Tags") or []))
+    settings = {setting: _setting(setting, query.setting_tags.get(setting), tags) for setting in SETTINGS}
     if not interfaces:
         raise _Unusable("it has no network interface")
     # By id first, so that the reason does not depend on the order of the answer when several have a bad index.
     ordered = sorted(sorted(interfaces, key=lambda interface: str(interface.get("NetworkInterfaceId"))), key=_position)
     for interface in ordered:
         addresses = _addresses(instance, interface)
-        if addresses[ADDRESSES[address]]:
+        if addresses[ADDRESSES[query.address]]:
             return {
                 "instance_id": instance["InstanceId"],
                 "name": _NOT_IN_A_NAME.sub("_", tags.get("Name", "")) or None,
-                "address": addresses[ADDRESSES[address]],
+                "address": addresses[ADDRESSES[query.address]],
                 **addresses,
                 "availability_zone": zone,
                 "region": region,
                 "vpc_id": _matching(_VPC_ID, interface.get("VpcId") or instance.get("VpcId"), "its VPC"),
                 "launch_time": launch_time,
+                **settings,
                 "tags": tags,
             }
     devices = ", ".join(str(_position(interface)[0]) for interface in ordered)
-    raise _Unusable(f"no {address} on the network interface that carries the group (device index {devices})")
+    raise _Unusable(f"no {query.address} on the network interface that carries the group (device index {devices})")
+
+
+def _setting(setting: str, tag: str | None, tags: Mapping[str, str]) -> int | bool | None:
+    """What a tag says; None where none is asked for, and where it is missing or empty."""
+    value = tags.get(tag, "") if tag else ""
+    if not value:
+        return None
+    if setting == "backup":
+        if value.lower() in _TRUTHS:
+            return _TRUTHS[value.lower()]
+        raise _Unusable(f"its tag {shown(tag)} must be true or false, and is {shown(value)}")
+    least, most = _NUMBERS[setting]
+    if _NUMBER.fullmatch(value) and least <= int(value) <= most:
+        return int(value)
+    raise _Unusable(f"its tag {shown(tag)} must be a whole number from {least} to {most}, and is {shown(value)}")
 
 
 def _addresses(instance: Mapping[str, Any], interface: Mapping[str, Any]) -> dict[str, str | None]:

@@ -215,7 +215,11 @@ FACT = {
     "region": "eu-west-1",
     "vpc_id": "vpc-00000001",
     "launch_time": "2026-01-31T06:00:00Z",
-    "tags": {"Name": "web-1", "Role": "web"},
+    "port": None,
+    "weight": 20,
+    "backup": None,
+    "maxconn": None,
+    "tags": {"Name": "web-1", "Role": "web", "Weight": "20"},
 }
 # By device index the first, which has no private name of its own and so has the instance's.
 FIRST = {
@@ -254,7 +258,7 @@ def test_every_field_comes_from_the_wire_and_of_the_right_interface(ec2: Ec2Endp
         interface("10.0.0.1", [web], 0, "vpc-00000001", "203.0.113.1", ["2001:db8::1"], "ec2-1.example.com", "", 0, "eni-3"),
     ]
     ec2.regions[REGION] = [[instance("i-0000000a", *interfaces, tags=FACT["tags"], vpc="vpc-00000009", private_dns="ip-10-0-0-1.internal")]]
-    result = run(ec2, security_groups=["webheads", "ssh"], address=address)
+    result = run(ec2, security_groups=["webheads", "ssh"], address=address, weight_tag="Weight", port_tag="")
     assert result.instances == {"webheads": [{**FACT, **FIRST, "address": FIRST[member]}], "ssh": [{**FACT, **SECOND, "address": SECOND[member]}]}
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_ids import of_name
 from backends import Backends
-from balancer import ROOT, ask, free_port
+from balancer import ROOT, Run, ask, free_port
 from ec2_endpoint import Answer, Ec2Endpoint, error, instance, interface, security_group
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id, names, one
@@ -391,6 +391,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("apply_strategy", "never", "haproxy_autoscale_apply_strategy must be one of: auto, reload, runtime_only, got: never"),
     ("reload_method", "restart", "haproxy_autoscale_reload_method"),
     ("address", "public", "haproxy_autoscale_address"),
+    ("port_tag", "p" * 129, "port_tag: 'ppp"),
     ("states", ["alive"], "haproxy_autoscale_states"),
     ("regions", ["Ireland"], "Ireland"),
     ("name", "../evil", "haproxy_autoscale_name"),
@@ -618,6 +619,65 @@ def test_each_application_is_reached_by_its_host_and_every_run_says_which_tags_i
 
 
 # What is said.
+# What tags say, and addresses.
+
+
+def test_a_weight_and_a_limit_by_tag_change_without_a_reload_and_the_port_is_the_instances(stage_of_each_version: Stage) -> None:
+    stage, balancer = stage_of_each_version, stage_of_each_version.balancer
+    stage.variables["haproxy_autoscale_services"][0]["port"] = 1
+    stage.variables.update({f"haproxy_autoscale_{name}_tag": name.title() for name in ("port", "weight", "backup", "maxconn")})
+
+    def apply(*tags: dict[str, str]) -> Run:
+        stage.aws.regions["eu-west-1"] = [[one(number, tags={"Port": str(stage.web.port), **more}) for number, more in enumerate(tags, 1)]]
+        done = stage.run()
+        assert done.status == 0, done.output
+        return done
+
+    def said() -> list[tuple[str, str]]:
+        """Weight and limit of each server, as HAProxy has them."""
+        table = [line.split(",") for line in ask(balancer.stats_socket, "show stat").splitlines() if line]
+        rows = [dict(zip(table[0], row)) for row in table[1:] if row[1].startswith("i-")]
+        return [(row["weight"], row["slim"]) for row in rows]
+
+    apply({"Weight": "20"}, {"Weight": "10", "Maxconn": "7"}, {"Backup": "yes"})
+    assert stage.serves(1, 2)
+    assert said() == [("20", ""), ("10", "7"), ("1", "")]
+    assert "by runtime" in apply({"Weight": "30"}, {"Weight": "10", "Maxconn": "9"}, {"Backup": "yes"}).text
+    assert said() == [("30", ""), ("10", "9"), ("1", "")]
+    apply({"Weight": "30"}, {"Weight": "0", "Maxconn": "9"}, {"Backup": "yes"})
+    assert stage.serves(1)
+    assert balancer.reloads() == 0
+    # One mistyped tag costs one instance, and a run with -v says which.
+    done = apply({"Weight": "30"}, {"Weight": "ten"}, {"Backup": "yes"})
+    assert "webheads: 2 servers -1" in done.text
+    assert "must be a whole number from 0 to 256, and is 'ten'" in stage.run("-v").text
+    # Where all are backup, all serve.
+    apply({"Backup": "on"}, {"Backup": "1"}, {"Backup": "yes"})
+    assert stage.serves(1, 2, 3)
+
+
+# Secrets.
+
+
+def test_no_secret_is_shown_or_left_behind(stage: Stage) -> None:
+    markers = {
+        "haproxy_autoscale_access_key": "MARKERACCESSKEY",
+        "haproxy_autoscale_secret_key": "marker-secret-key",
+        "haproxy_autoscale_session_token": "marker-session-token",
+        "haproxy_autoscale_stats_password": "marker-stats-password",
+    }
+    stage.members(1, 2)
+    done = stage.run("-vvv", "--diff", **markers, haproxy_autoscale_stats_bind=f"127.0.0.1:{free_port()}")
+    assert done.status == 0, done.output
+    for option, marker in markers.items():
+        assert marker not in done.output, option
+    (stage.balancer.folder / "variables.json").unlink()
+    for path in (path for path in stage.balancer.folder.rglob("*") if path.is_file()):
+        content = path.read_text(errors="replace")
+        # The statistics page's password has its place in the file, and nobody else may read that.
+        if "marker-stats-password" in content:
+            assert path.stat().st_mode & 0o007 == 0, path
+        assert not re.search("MARKERACCESSKEY|marker-secret-key|marker-session-token", content), path
 
 
 def test_a_run_reads_well(stage: Stage) -> None:

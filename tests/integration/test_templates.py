@@ -384,6 +384,62 @@ def test_a_port_or_weight_that_is_none_gives_no_line(own: Render, argument: str,
         own(f'{{{{ haproxy.servers(instances["webheads"], {argument}="{value}") }}}}', one(1))
 
 
+# What tags say.
+
+TAGS = {f"haproxy_autoscale_{name}_tag": name.title() for name in ("port", "weight", "backup", "maxconn")}
+
+
+def told(number: int, **settings: Any) -> Instance:
+    """An instance whose tags say this."""
+    return {**one(number), **dict.fromkeys(("port", "weight", "backup", "maxconn")), **settings}
+
+
+def test_what_tags_say_stands_on_the_servers_line_in_place_of_what_the_service_says(surroundings: dict[str, Any]) -> None:
+    everything = told(1, port=8081, weight=0, backup=True, maxconn=0)
+    instances = {"a": [everything, told(2, backup=False, weight=7), told(3)], "b": [told(4, backup=False), told(5, port=8085)]}
+    shared = {"port": 80, "server_maxconn": 9, "server_options": "weight 100  backup maxconn 8 inter 1s weight 50"}
+    services = [
+        {"name": "plain", "bind": ["127.0.0.1:81"], "security_groups": ["a"], "port": 82},
+        {"name": "all", "bind": ["127.0.0.1:80"], "security_groups": ["a"], "backup_security_groups": ["b"], **shared},
+    ]
+    text = render(ROOT / "templates" / "haproxy.cfg.j2", instances, **surroundings, **TAGS, haproxy_autoscale_services=services)
+    assert_no_complaint(text)
+    assert backends(text) == {
+        "plain": [
+            f"{named(1)} 10.0.0.1:8081 check weight 0 maxconn 0 backup",
+            f"{named(2)} 10.0.0.2:82 check weight 7",
+            f"{named(3)} 10.0.0.3:82 check",
+        ],
+        "all": [
+            f"{named(1)} 10.0.0.1:8081 check inter 1s weight 0 maxconn 0 backup",
+            f"{named(2)} 10.0.0.2:80 check maxconn 9 maxconn 8 inter 1s weight 7",
+            # What no tag says is left as the service says it.
+            f"{named(3)} 10.0.0.3:80 check maxconn 9 weight 100  backup maxconn 8 inter 1s weight 50",
+            f"{named(4)} 10.0.0.4:80 check maxconn 9 weight 100  maxconn 8 inter 1s weight 50 backup",
+            f"{named(5)} 10.0.0.5:8085 check maxconn 9 weight 100  maxconn 8 inter 1s weight 50 backup",
+        ],
+    }
+    # All that stand by serve then, and not the first of them alone; whether one does is no change of the backend itself.
+    assert text.count("    option allbackups\n") == 2
+    without = render(ROOT / "templates" / "haproxy.cfg.j2", {"a": [told(1)]}, **surroundings, haproxy_autoscale_services=services[:1])
+    assert "allbackups" not in without
+
+
+def test_the_other_templates_and_the_macros_take_what_tags_say(own: Render, by_tag: Render, surroundings: dict[str, Any]) -> None:
+    instances = [told(1, port=8081, weight=20, backup=True, maxconn=5), told(2)]
+    lines = own("{{ haproxy.servers(instances['webheads'], port=80, weight=9, cookie=true, options='maxconn 3 backup inter 1s') }}", *instances)
+    assert lines == [
+        f"    server {named(1)} 10.0.0.1:8081 check cookie {named(1)} inter 1s weight 20 maxconn 5 backup",
+        f"    server {named(2)} 10.0.0.2:80 check cookie {named(2)} weight 9 maxconn 3 backup inter 1s",
+    ]
+    text = render(ROOT / "templates" / "haproxy-minimal.cfg.j2", {"webheads": [*instances, {**told(3), "address": "2001:db8::3"}]}, **surroundings)
+    assert backends(text)["servers"] == [f"{named(1)} 10.0.0.1:8081 weight 20 maxconn 5 backup", f"{named(2)} 10.0.0.2:80", f"{named(3)} [2001:db8::3]:80"]
+    # Its own tag says the port there.
+    text = by_tag(*({**instance, "tags": {"AppName": "shop", "AppPort": "9000"}} for instance in instances), more=TAGS)
+    assert backends(text)["shop"] == [f"{named(1)} 10.0.0.1:9000 check weight 20 maxconn 5 backup", f"{named(2)} 10.0.0.2:9000 check"]
+    assert "    option allbackups\n" in text
+
+
 # The gallery.
 
 

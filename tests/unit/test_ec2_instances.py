@@ -107,13 +107,25 @@ def test_an_instance_becomes_the_facts_that_are_promised() -> None:
         "region": "eu-west-1",
         "vpc_id": "vpc-00000001",
         "launch_time": "2026-02-01T06:00:00Z",
+        "port": None,
+        "weight": None,
+        "backup": None,
+        "maxconn": None,
         "tags": {"Name": "web-1", "Empty": ""},
     }
 
 
 def test_what_an_instance_has_not_is_none() -> None:
     fact = only(instance())
-    assert [key for key, value in fact.items() if value is None] == ["name", "public_ip_address", "ipv6_address", "private_dns_name", "public_dns_name"]
+    settings = ["port", "weight", "backup", "maxconn"]
+    assert [key for key, value in fact.items() if value is None] == [
+        "name",
+        "public_ip_address",
+        "ipv6_address",
+        "private_dns_name",
+        "public_dns_name",
+        *settings,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -371,6 +383,50 @@ def test_tags_stay_data() -> None:
     fact = only(instance(Tags=tags))
     assert fact["name"] == "80_listen_evil_bind_:80"
     assert fact["tags"] == {"Name": HOSTILE[0].replace("\n", " "), "a b": "{{ lookup('pipe', 'id') }}", "c": ""}
+
+
+SETTING_TAGS = {"port": "Port", "weight": "Weight", "backup": "Backup", "maxconn": "Maxconn"}
+
+
+def tagged(**tags: str) -> dict[str, Any]:
+    return instance(Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        *(("port", value, int(value)) for value in ("1", "8080", "65535", "0080")),
+        *(("weight", value, int(value)) for value in ("0", "256")),
+        *(("maxconn", value, int(value)) for value in ("0", "2147483647")),
+        *(("backup", value, True) for value in ("true", "YES", "On", "1")),
+        *(("backup", value, False) for value in ("False", "no", "OFF", "0")),
+    ],
+)
+def test_a_tag_says_what_its_server_is_like_and_only_where_it_is_asked(setting: str, value: str, said: object) -> None:
+    one = tagged(**{SETTING_TAGS[setting]: value})
+    found = only(one, wanted=query(setting_tags=SETTING_TAGS))
+    assert {key: found[key] for key in SETTING_TAGS} == {**dict.fromkeys(SETTING_TAGS), setting: said}
+    assert type(found[setting]) is type(said)
+    assert only(one)[setting] is None
+    for missing in (tagged(), tagged(**{SETTING_TAGS[setting]: ""}), tagged(**{SETTING_TAGS[setting].upper(): value})):
+        assert only(missing, wanted=query(setting_tags=SETTING_TAGS))[setting] is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "must"),
+    [
+        *(
+            ("port", value, "a whole number from 1 to 65535")
+            for value in ("0", "65536", "http", "-1", "80 ", " ", "8080.0", "80\nlisten evil", "٨٠", "9" * 5000)
+        ),
+        *(("weight", value, "a whole number from 0 to 256") for value in ("257", "-0", "1e2", "0x10", "50%")),
+        *(("maxconn", value, "a whole number from 0 to 2147483647") for value in ("2147483648", "none", "1_000")),
+        *(("backup", value, "true or false") for value in ("2", "y", "backup", "true false", "true\n")),
+    ],
+)
+def test_a_tag_that_says_nothing_that_can_be_leaves_out_one_instance_and_is_named(setting: str, value: str, must: str) -> None:
+    said = reason(tagged(**{SETTING_TAGS[setting]: value}), wanted=query(setting_tags=SETTING_TAGS))
+    assert said == f"its tag '{SETTING_TAGS[setting]}' must be {must}, and is {shown(value.replace(chr(10), ' '))}"
 
 
 @pytest.mark.parametrize(

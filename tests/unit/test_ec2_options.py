@@ -24,6 +24,10 @@ DEFAULTS: dict[str, Any] = {
     "exclude_filters": None,
     "states": ["running"],
     "address": "private_ipv4",
+    "port_tag": None,
+    "weight_tag": None,
+    "backup_tag": None,
+    "maxconn_tag": None,
     "min_age": 0,
     "minimum_instances": 1,
     "retries": 5,
@@ -84,6 +88,8 @@ DEFAULTS: dict[str, Any] = {
         ("filters", {"instance-state-name": "running"}, "states"),
         ("filters", {"vpc-id": "vpc-00000001"}, "vpc_id"),
         ("exclude_filters", {"tag:A": []}, "no value"),
+        ("port_tag", "p" * 129, "128"),
+        ("backup_tag", "a\nb", "name of a tag"),
     ],
 )
 def test_a_bad_option_is_named_with_the_reason(option: str, value: object, why: str) -> None:
