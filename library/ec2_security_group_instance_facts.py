@@ -42,8 +42,8 @@ options:
       - Names are compared exactly and with their case. V(*), which EC2 allows in a name and takes for a wildcard in a search, stands
         for itself.
       - An instance carries a group when any of its network interfaces does.
-      - A group that exists in none of the O(regions) is an error.
-      - A name that stands for groups of several VPCs of a region is an error that names the VPCs, unless O(vpc_id) says which one.
+      - A group that exists in none of the O(regions), of all O(sources) together, is an error.
+      - A name that stands for groups of several VPCs of a region (of one account) is an error that names the VPCs, unless O(vpc_id) says which one.
         This shows only when instances of both are found.
     type: list
     elements: str
@@ -58,6 +58,39 @@ options:
     type: list
     elements: str
     aliases: [region, aws_region, ec2_region]
+  sources:
+    description:
+      - Several accounts, or several ways of asking, each an entry. What an entry does not say is what the option of the same name says.
+      - Each entry is searched in each of its regions, side by side. When one fails, the module fails.
+      - What they find is one list for each group, and O(minimum_instances) counts all. An instance that two entries find is listed once, for the
+        first of them.
+    type: list
+    elements: dict
+    suboptions:
+      profile:
+        description: Instead of O(profile), and of O(access_key).
+        type: str
+      assume_role_arn:
+        description: Instead of O(assume_role_arn). An empty list assumes no role.
+        type: list
+        elements: str
+      external_id:
+        description: Instead of O(external_id).
+        type: str
+      role_session_name:
+        description: Instead of O(role_session_name).
+        type: str
+      regions:
+        description: Instead of O(regions).
+        type: list
+        elements: str
+      security_groups:
+        description: Those of O(security_groups) that are searched here; when not set or empty, all. One that no entry searches is an error.
+        type: list
+        elements: str
+      vpc_id:
+        description: Instead of O(vpc_id).
+        type: str
   vpc_id:
     description: Only groups and instances of this VPC.
     type: str
@@ -111,9 +144,35 @@ options:
       - At most 100 years.
     type: int
     default: 0
+  lifecycle:
+    description:
+      - V(in_service) asks Auto Scaling for the state of the instances that carry its tag C(aws:autoscaling:groupName), and are usable otherwise.
+      - C(InService) is usable. C(Standby), C(EnteringStandby), C(Terminating), C(Detaching) and C(ReplacingRootVolume), with whatever is behind
+        their colon, are on their way out and go to RV(ansible_facts.ec2_security_group_draining_instances). All others, such as C(Pending) and
+        C(Warmed:Running), are left out with that reason.
+      - An instance that carries the tag, and that Auto Scaling does not list, is left out. It is gone from its group, or so new that it is not in
+        service either.
+      - With V(any) nobody is asked.
+    type: str
+    choices: [any, in_service]
+    default: any
+  standalone_instances:
+    description:
+      - Whether instances in no Auto Scaling group are usable, detached ones among them.
+      - V(exclude) is only for O(lifecycle=in_service).
+    type: str
+    choices: [include, exclude]
+    default: include
+  instance_status:
+    description:
+      - V(ok) leaves out instances whose instance status check or system status check is not C(ok), which takes some minutes from their start.
+      - Asked for with DescribeInstanceStatus, for those that are usable otherwise.
+    type: str
+    choices: [any, ok]
+    default: any
   minimum_instances:
     description:
-      - The module fails when fewer usable instances of a group are found, all regions together.
+      - The module fails when fewer usable instances of a group are found, all regions and sources together.
       - V(0) allows for an empty group.
     type: int
     default: 1
@@ -135,10 +194,28 @@ options:
     description: Name of a profile in the AWS configuration files.
     type: str
     aliases: [aws_profile]
+  assume_role_arn:
+    description:
+      - ARNs of roles to assume, each with the credentials of the one before, and the first with those that the other options lead to. The
+        last one asks for the instances.
+      - They are assumed in the first of O(regions), by that region's own STS endpoint, and for an hour. Nothing of them is kept.
+    type: list
+    elements: str
+  external_id:
+    description:
+      - The external id that the last of O(assume_role_arn) asks for. The roles before it get none, as they are usually of one's own account.
+      - AWS does not take it for a secret, and neither does this module; it is not masked in what Ansible shows.
+    type: str
+  role_session_name:
+    description:
+      - The name under which the sessions of all O(assume_role_arn) stand in the accounts' logs.
+      - When not set or empty, C(haproxy-autoscale).
+    type: str
   endpoint_url:
     description:
       - URL to talk to instead of the region's own endpoint, without a user or password.
       - The environment variables E(AWS_ENDPOINT_URL_EC2) and E(AWS_ENDPOINT_URL) are used when it is not set.
+      - Auto Scaling and STS are talked to at E(AWS_ENDPOINT_URL_AUTO_SCALING) and E(AWS_ENDPOINT_URL_STS) where these are set, before this option.
     type: str
     aliases: [aws_endpoint_url]
   aws_ca_bundle:
@@ -164,10 +241,13 @@ notes:
     an instance it means the role of its instance profile, by IMDSv2.
     See U(https://docs.aws.amazon.com/boto3/latest/guide/credentials.html).
   - The environment and the configuration files are those of the host that the module runs on.
-  - The actions needed are C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) (asked for only when no instance carries a group)
-    and C(ec2:DescribeRegions) (only with O(regions=all)). None of them can be limited to single resources.
+  - The actions needed are C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) (asked for only when no instance carries a group),
+    C(ec2:DescribeRegions) (only with O(regions=all)), C(autoscaling:DescribeAutoScalingInstances) (only with O(lifecycle=in_service)) and
+    C(ec2:DescribeInstanceStatus) (only with O(instance_status=ok)). None of them can be limited to single resources.
+  - With O(assume_role_arn) it is the last role that needs them. Whoever assumes a role needs C(sts:AssumeRole) for it.
   - One search is one sequence of DescribeInstances calls in each region for the groups given by name, and one for those given by id,
-    with 1000 instances a page.
+    with 1000 instances a page. Auto Scaling is asked for 50 instances a call, and for the status of instances 100 a call.
+  - Up to eight calls are made side by side, when there is more than one region or source, or more than one such call.
   - EC2's answers are eventually consistent, see U(https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html). An
     instance may appear, or still be listed as running, some seconds late.
 """
@@ -198,6 +278,19 @@ EXAMPLES = r"""
     vpc_id: vpc-0123456789abcdef0
     address: public_ipv4
     minimum_instances: 0
+
+- name: Only instances in service, of this account and of another one, in which a role is assumed by way of a role of this one
+  autoscale.haproxy.ec2_security_group_instance_facts:
+    security_groups: [webheads]
+    regions: [eu-west-1]
+    lifecycle: in_service
+    sources:
+      - {}
+      - assume_role_arn:
+          - arn:aws:iam::111122223333:role/hub
+          - arn:aws:iam::444455556666:role/haproxy-discovery
+        external_id: the-id-that-we-agreed-on
+        regions: [eu-west-1, eu-central-1]
 """
 
 RETURN = r"""
@@ -279,6 +372,21 @@ ansible_facts:
               returned: success
               type: str
               sample: '2026-01-31T06:00:00Z'
+            lifecycle_state:
+              description: The instance's state in its Auto Scaling group; V(null) without O(lifecycle=in_service), and for one in no group.
+              returned: success
+              type: str
+              sample: InService
+            auto_scaling_group:
+              description: Name of the Auto Scaling group, by its tag, or V(null).
+              returned: success
+              type: str
+              sample: web
+            source:
+              description: The entry of O(sources) that found it, counted from 0; V(0) without them.
+              returned: success
+              type: int
+              sample: 0
             port:
               description: What the tag O(port_tag) says, or V(null).
               returned: success
@@ -320,11 +428,23 @@ ansible_facts:
             region: eu-west-1
             vpc_id: vpc-0123456789abcdef0
             launch_time: '2026-01-31T06:00:00Z'
+            lifecycle_state: InService
+            auto_scaling_group: web
+            source: 0
             port: null
             weight: null
             backup: null
             maxconn: null
             tags: {Name: web-1, Environment: production}
+    ec2_security_group_draining_instances:
+      description:
+        - Security group as written in O(security_groups) to its instances that are on their way out, by their Auto Scaling group. Each list is
+          empty without O(lifecycle=in_service).
+        - They are usable otherwise, and look as in RV(ansible_facts.ec2_security_group_instances). O(minimum_instances) does not count them.
+      returned: success
+      type: dict
+      sample:
+        webheads: []
     ec2_security_group_excluded_instances:
       description:
         - Security group as written in O(security_groups) to the instances that EC2 listed and that are not usable, sorted by id.
@@ -360,14 +480,15 @@ failure:
   sample: api
 """
 
-from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ..module_utils.haproxy_autoscale.ec2_client import BOTOCORE_IMPORT_ERROR, discover
 from ..module_utils.haproxy_autoscale.ec2_instances import ADDRESSES, STATES, Ec2Error, FailedCall
+from ..module_utils.haproxy_autoscale.ec2_lifecycle import INSTANCE_STATUSES, LIFECYCLES, STANDALONE_INSTANCES
+from ..module_utils.haproxy_autoscale.ec2_sources import CONNECTION_ARGUMENTS, CONNECTION_RULES
 
 ARGUMENT_SPEC = {
     "security_groups": {"type": "list", "elements": "str", "required": True},
-    "regions": {"type": "list", "elements": "str", "aliases": ["region", "aws_region", "ec2_region"]},
     "vpc_id": {"type": "str"},
     "filters": {"type": "dict"},
     "exclude_filters": {"type": "dict"},
@@ -379,26 +500,15 @@ ARGUMENT_SPEC = {
     "maxconn_tag": {"type": "str"},
     "min_age": {"type": "int", "default": 0},
     "minimum_instances": {"type": "int", "default": 1},
-    "access_key": {"type": "str", "no_log": True, "aliases": ["aws_access_key_id", "aws_access_key"]},
-    "secret_key": {"type": "str", "no_log": True, "aliases": ["aws_secret_access_key", "aws_secret_key"]},
-    "session_token": {"type": "str", "no_log": True, "aliases": ["aws_session_token"]},
-    "profile": {"type": "str", "aliases": ["aws_profile"]},
-    "endpoint_url": {"type": "str", "aliases": ["aws_endpoint_url"], "fallback": (env_fallback, ["AWS_ENDPOINT_URL_EC2", "AWS_ENDPOINT_URL"])},
-    "aws_ca_bundle": {"type": "path"},
-    "validate_certs": {"type": "bool", "default": True},
-    "retries": {"type": "int", "default": 5},
-    "timeout": {"type": "int", "default": 30},
+    "lifecycle": {"type": "str", "choices": list(LIFECYCLES), "default": "any"},
+    "standalone_instances": {"type": "str", "choices": list(STANDALONE_INSTANCES), "default": "include"},
+    "instance_status": {"type": "str", "choices": list(INSTANCE_STATUSES), "default": "any"},
+    **CONNECTION_ARGUMENTS,
 }
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec=ARGUMENT_SPEC,
-        mutually_exclusive=[("profile", "access_key"), ("profile", "secret_key"), ("profile", "session_token")],
-        required_together=[("access_key", "secret_key")],
-        required_by={"session_token": ["access_key"]},
-        supports_check_mode=True,
-    )
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True, **CONNECTION_RULES)
     if "@" in (module.params["endpoint_url"] or ""):
         # It is refused below, and with -vvv a module that fails shows its options.
         module.no_log_values.add(module.params["endpoint_url"])

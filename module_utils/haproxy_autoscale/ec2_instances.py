@@ -47,6 +47,9 @@ _OWN_FILTERS = {
     "vpc-id": "vpc_id",
 }
 
+# Auto Scaling's own tag on each of its instances; nobody else may write one that begins so.
+GROUP_TAG = "aws:autoscaling:groupName"
+
 _GROUP_ID = re.compile(r"sg-[0-9a-f]{8,17}")
 # https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html, GroupName
 _GROUP_NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
@@ -110,21 +113,10 @@ def query_from(options: Mapping[str, Any]) -> Query:
 
     :raises Ec2Error: naming the option and the value.
     """
-    vpc_id = options["vpc_id"] or None
-    if vpc_id and not _VPC_ID.fullmatch(vpc_id):
-        _refuse("vpc_id", vpc_id, "is not the id of a VPC, which looks like vpc-0123456789abcdef0")
-    for option in ("min_age", "minimum_instances", "retries"):
-        if options[option] < 0:
-            _refuse(option, options[option], "is negative")
-    if options["timeout"] < 1:
-        _refuse("timeout", options["timeout"], "is not a number of seconds of at least 1")
-    for option, (limit, words) in _LIMITS.items():
-        if options[option] > limit:
-            _refuse(option, options[option], f"is more than {words}")
+    vpc_id = checked_vpc(options["vpc_id"])
+    check_limits(options)
     if not options["states"]:
         _refuse("states", [], "is empty; name at least one instance state, or leave it out for running")
-    if options["endpoint_url"]:
-        _check_endpoint(options["endpoint_url"])
     filters = _checked_filters("filters", options["filters"])
     for name, option in _OWN_FILTERS.items():
         if name in filters:
@@ -145,35 +137,67 @@ def query_from(options: Mapping[str, Any]) -> Query:
     )
 
 
+def check_limits(options: Mapping[str, Any]) -> None:
+    """Check the numbers, and the endpoint.
+
+    :raises Ec2Error: naming the option and the value.
+    """
+    for option in ("min_age", "minimum_instances", "retries"):
+        if options.get(option, 0) < 0:
+            _refuse(option, options[option], "is negative")
+    if options["timeout"] < 1:
+        _refuse("timeout", options["timeout"], "is not a number of seconds of at least 1")
+    for option, (limit, words) in _LIMITS.items():
+        if options.get(option, 0) > limit:
+            _refuse(option, options[option], f"is more than {words}")
+    if options["endpoint_url"]:
+        check_endpoint(options["endpoint_url"])
+
+
 def is_group_id(group: str) -> bool:
     """Whether a security group is written by its id; "sg-" cannot begin a name."""
     return group.startswith("sg-")
 
 
-def checked_regions(regions: Sequence[str]) -> tuple[str, ...]:
+def checked_vpc(vpc_id: str | None, option: str = "vpc_id") -> str | None:
+    """Check the id of a VPC; None for an empty one.
+
+    :raises Ec2Error: naming the option and the value.
+    """
+    if vpc_id and not _VPC_ID.fullmatch(vpc_id):
+        _refuse(option, vpc_id, "is not the id of a VPC, which looks like vpc-0123456789abcdef0")
+    return vpc_id or None
+
+
+def checked_regions(regions: Sequence[str], option: str = "regions") -> tuple[str, ...]:
     """Check region names and return them sorted, each once; ("all",) as it is.
 
     :raises Ec2Error: naming the option and the value.
     """
     if "all" in regions and len(set(regions)) > 1:
-        _refuse("regions", list(regions), "mixes all with names of regions")
+        _refuse(option, list(regions), "mixes all with names of regions")
     for region in regions:
         if region != "all" and not _REGION.fullmatch(region):
-            _refuse("regions", region, "does not look like the name of a region, such as eu-west-1")
+            _refuse(option, region, "does not look like the name of a region, such as eu-west-1")
     return tuple(sorted(set(regions)))
 
 
-def _check_endpoint(url: str) -> None:
+def check_endpoint(url: str, option: str = "endpoint_url") -> None:
+    """Check the URL of an endpoint.
+
+    :param option: the option or the variable that says it.
+    :raises Ec2Error: naming the option.
+    """
     if "@" in url:
         # Not shown, wherever the @ is: what stands before it may be a password.
-        raise Ec2Error("endpoint_url: it has an @, and a URL with a user or password is not taken. Credentials have options of their own.")
+        raise Ec2Error(f"{option}: it has an @, and a URL with a user or password is not taken. Credentials have options of their own.")
     try:
         parts = urlsplit(url)
         if url.startswith(("https://", "http://")) and parts.hostname and parts.port != 0 and not re.search(r"\s", url):
             return
     except ValueError:
         pass  # A bracket without its other, or a port that is none.
-    _refuse("endpoint_url", url, "is not a URL that begins with https:// or http:// and has a host and, if any, a port from 1 to 65535")
+    _refuse(option, url, "is not a URL that begins with https:// or http:// and has a host and, if any, a port from 1 to 65535")
 
 
 def _checked_groups(groups: Sequence[str]) -> tuple[str, ...]:
@@ -344,7 +368,6 @@ def choose(
                     instance_id = instance["InstanceId"]
                     excluded[group].append({"instance_id": instance_id if _INSTANCE_ID.fullmatch(instance_id) else shown(instance_id), "reason": str(unusable)})
         _refuse_union(region, vpcs)
-    _keep_one_of_each_address(chosen, excluded)
     for facts in chosen.values():
         facts.sort(key=lambda fact: (fact["launch_time"], fact["instance_id"]))
     for reasons in excluded.values():
@@ -352,7 +375,7 @@ def choose(
     return chosen, excluded
 
 
-def _keep_one_of_each_address(chosen: dict[str, list[dict[str, Any]]], excluded: Mapping[str, list[dict[str, str]]]) -> None:
+def keep_one_of_each_address(chosen: dict[str, list[dict[str, Any]]], excluded: Mapping[str, list[dict[str, str]]]) -> None:
     """Leave an address that several instances have to the newest of them. EC2 may still list the one that had it before, and two servers
     at one address would get twice the share of the others."""
     owners: dict[str, tuple[str, str]] = {}
@@ -370,6 +393,7 @@ def _keep_one_of_each_address(chosen: dict[str, list[dict[str, Any]]], excluded:
                 both = f"{fact['instance_id']} (launched at {fact['launch_time']}) and of {newest} (launched at {launched})"
                 reason = f"{fact['address']} is the address of {both}; the newer one has it"
                 excluded[group].append({"instance_id": fact["instance_id"], "reason": reason})
+        excluded[group].sort(key=lambda entry: (entry["instance_id"], entry["reason"]))
 
 
 def _interfaces_by_group(instance: Mapping[str, Any], wanted: frozenset[str], vpc_id: str | None) -> dict[str, list[Mapping[str, Any]]]:
@@ -467,6 +491,8 @@ def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], 
                 "region": region,
                 "vpc_id": _matching(_VPC_ID, interface.get("VpcId") or instance.get("VpcId"), "its VPC"),
                 "launch_time": launch_time,
+                "lifecycle_state": None,
+                "auto_scaling_group": tags.get(GROUP_TAG) or None,
                 **settings,
                 "tags": tags,
             }

@@ -14,6 +14,7 @@ It does not filter: what a page holds is what is answered, whatever was asked. W
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -55,6 +56,10 @@ class Request(NamedTuple):
     access_key: str = ""
     service: str = "ec2"
 
+    def listed(self, name: str) -> list[str]:
+        """The values of a parameter that is a list, in the order sent."""
+        return [value for key, value in self.parameters.items() if re.fullmatch(re.escape(name) + r"\.\d+", key)]
+
     @property
     def filters(self) -> dict[str, list[str]]:
         """Filter name → values, in the order sent."""
@@ -67,11 +72,27 @@ class Request(NamedTuple):
         return found
 
 
+def role_key(arn: str) -> str:
+    """The access key that AssumeRole gives for a role."""
+    return "ASIA" + hashlib.sha256(arn.encode()).hexdigest()[:16].upper()
+
+
 def error(status: int, code: str, message: str = "as the test wants it") -> Answer:
     """EC2's way of saying that a call failed."""
     return Answer(
         status, f"<Response><Errors><Error><Code>{code}</Code><Message>{escape(message)}</Message></Error></Errors><RequestID>r</RequestID></Response>"
     )
+
+
+def query_error(status: int, code: str, message: str = "as the test wants it") -> Answer:
+    """The other services' way of saying so."""
+    return Answer(status, f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{escape(message)}</Message></Error></ErrorResponse>")
+
+
+def query_page(service: str, operation: str, content: str) -> Answer:
+    """A successful answer of the other services."""
+    result = f"<{operation}Result>{content}</{operation}Result>"
+    return Answer(body=f'<{operation}Response xmlns="https://{service}.amazonaws.com/doc/">{result}</{operation}Response>')
 
 
 def tag_set(tags: Mapping[str, str]) -> str:
@@ -149,6 +170,12 @@ class Ec2Endpoint:
         """Region → pages of instances. A region that is not in here lists none."""
         self.groups: dict[str, list[str]] = {}
         """Region → security groups."""
+        self.accounts: dict[str, dict[str, list[list[str]]]] = {}
+        """Access key → what ``regions`` is to it; a key that is not in here gets those. A role's key is the one that AssumeRole gave for it."""
+        self.lifecycle_states: dict[str, str] = {}
+        """Instance id → what Auto Scaling says of it; it does not list others."""
+        self.statuses: dict[str, tuple[str, str]] = {}
+        """Instance id → its instance status and its system status; ok where it is not in here."""
         self.metadata_region: str | None = None
         """What the instance metadata service says; None for its not being there."""
         self.metadata_v2 = True
@@ -237,22 +264,44 @@ class Ec2Endpoint:
 
     def _answer(self, request: Request) -> Answer:
         number = int(request.parameters.get("NextToken", "0"))
+        all_regions = self.accounts.get(request.access_key, self.regions)
         for operation, region, at, answers in self._faults:
             if operation == request.operation and region in (None, request.region) and at in (None, number):
                 return answers.pop(0) if len(answers) > 1 else answers[0]
         if request.operation == "DescribeInstances":
-            pages = self.regions.get(request.region, [[]])
+            pages = all_regions.get(request.region, [[]])
             reservations = "".join(f"<item><reservationId>r-1</reservationId><instancesSet>{one}</instancesSet></item>" for one in pages[number])
             token = str(number + 1) if number + 1 < len(pages) else None
             return page("DescribeInstances", f"<reservationSet>{reservations}</reservationSet>", token, self.namespace)
         if request.operation == "DescribeRegions":
-            items = "".join(f"<item><regionName>{name}</regionName></item>" for name in self.regions)
+            items = "".join(f"<item><regionName>{name}</regionName></item>" for name in all_regions)
             return page("DescribeRegions", f"<regionInfo>{items}</regionInfo>", None, self.namespace)
         if request.operation == "DescribeSecurityGroups":
             return page(
                 "DescribeSecurityGroups", f"<securityGroupInfo>{''.join(self.groups.get(request.region, []))}</securityGroupInfo>", None, self.namespace
             )
+        if request.operation == "DescribeInstanceStatus":
+            return page("DescribeInstanceStatus", f"<instanceStatusSet>{''.join(map(self._status, request.listed('InstanceId')))}</instanceStatusSet>")
+        if request.operation == "DescribeAutoScalingInstances":
+            known = [one for one in request.listed("InstanceIds.member") if one in self.lifecycle_states]
+            members = "".join(
+                f"<member><InstanceId>{one}</InstanceId><LifecycleState>{escape(self.lifecycle_states[one])}</LifecycleState></member>" for one in known
+            )
+            return query_page("autoscaling", "DescribeAutoScalingInstances", f"<AutoScalingInstances>{members}</AutoScalingInstances>")
+        if request.operation == "CompleteLifecycleAction":
+            waits = self.lifecycle_states.get(request.parameters["InstanceId"]) == "Terminating:Wait"
+            none = query_error(400, "ValidationError", f"No active Lifecycle Action found with instance ID {request.parameters['InstanceId']}")
+            return query_page("autoscaling", "CompleteLifecycleAction", "") if waits else none
+        if request.operation == "AssumeRole":
+            key = role_key(request.parameters["RoleArn"])
+            given = f"<AccessKeyId>{key}</AccessKeyId><SecretAccessKey>secret-of-{key}</SecretAccessKey><SessionToken>token-of-{key}</SessionToken>"
+            return query_page("sts", "AssumeRole", f"<Credentials>{given}<Expiration>2126-01-31T06:00:00Z</Expiration></Credentials>")
         return error(400, "InvalidAction", request.operation)
+
+    def _status(self, instance_id: str) -> str:
+        of_instance, of_system = self.statuses.get(instance_id, ("ok", "ok"))
+        status = f"<instanceStatus><status>{of_instance}</status></instanceStatus><systemStatus><status>{of_system}</status></systemStatus>"
+        return f"<item><instanceId>{escape(instance_id)}</instanceId>{status}</item>"
 
     def _metadata(self, handler: BaseHTTPRequestHandler) -> None:
         token = handler.headers.get("X-aws-ec2-metadata-token")

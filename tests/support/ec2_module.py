@@ -1,7 +1,7 @@
 # Copyright (c) The haproxy-autoscale contributors
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
-"""Run ec2_security_group_instance_facts as Ansible runs it on a host: a process, arguments in, JSON out."""
+"""Run a module that talks to AWS as Ansible runs it on a host: a process, arguments in, JSON out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RUN = """
 import runpy, sys
 from ansible.module_utils import basic
 basic._ANSIBLE_ARGS, basic._ANSIBLE_PROFILE = sys.stdin.buffer.read(), "legacy"
-runpy.run_module("ansible_collections.autoscale.haproxy.plugins.modules.ec2_security_group_instance_facts", run_name="__main__", alter_sys=True)
+runpy.run_module("ansible_collections.autoscale.haproxy.plugins.modules." + sys.argv[1], run_name="__main__", alter_sys=True)
 """
 
 
@@ -41,6 +41,11 @@ class Result(dict):  # type: ignore[type-arg]
         return facts
 
     @property
+    def draining(self) -> dict[str, list[dict[str, Any]]]:
+        facts: dict[str, list[dict[str, Any]]] = self["ansible_facts"]["ec2_security_group_draining_instances"]
+        return facts
+
+    @property
     def excluded(self) -> dict[str, list[dict[str, str]]]:
         facts: dict[str, list[dict[str, str]]] = self["ansible_facts"]["ec2_security_group_excluded_instances"]
         return facts
@@ -49,8 +54,8 @@ class Result(dict):  # type: ignore[type-arg]
         return [instance["instance_id"] for instance in self.instances[group]]
 
 
-def run_module(environment: Mapping[str, str], **options: Any) -> Result:
-    """Run the module with these options, and with nothing of this process's AWS environment but what is given.
+def run_module(environment: Mapping[str, str], *, module: str = "ec2_security_group_instance_facts", **options: Any) -> Result:
+    """Run a module with these options, and with nothing of this process's AWS environment but what is given.
 
     :raises AssertionError: when it answers with no JSON.
     """
@@ -61,7 +66,7 @@ def run_module(environment: Mapping[str, str], **options: Any) -> Result:
         namespace.mkdir(parents=True)
         (namespace / "haproxy").symlink_to(ROOT)
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", _RUN],
+            [sys.executable, "-W", "ignore", "-c", _RUN, module],
             input=json.dumps(arguments),
             env={**inherited, "HOME": scratch, **environment, "PYTHONPATH": os.pathsep.join([scratch, environment.get("PYTHONPATH", "")])},
             capture_output=True,

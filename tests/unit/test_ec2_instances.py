@@ -18,6 +18,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
     Query,
     choose,
     instances_in,
+    keep_one_of_each_address,
     listed,
     merge,
     missing_groups,
@@ -107,6 +108,8 @@ def test_an_instance_becomes_the_facts_that_are_promised() -> None:
         "region": "eu-west-1",
         "vpc_id": "vpc-00000001",
         "launch_time": "2026-02-01T06:00:00Z",
+        "lifecycle_state": None,
+        "auto_scaling_group": None,
         "port": None,
         "weight": None,
         "backup": None,
@@ -117,15 +120,13 @@ def test_an_instance_becomes_the_facts_that_are_promised() -> None:
 
 def test_what_an_instance_has_not_is_none() -> None:
     fact = only(instance())
-    settings = ["port", "weight", "backup", "maxconn"]
-    assert [key for key, value in fact.items() if value is None] == [
-        "name",
-        "public_ip_address",
-        "ipv6_address",
-        "private_dns_name",
-        "public_dns_name",
-        *settings,
-    ]
+    missing = ["name", "public_ip_address", "ipv6_address", "private_dns_name", "public_dns_name", "lifecycle_state", "auto_scaling_group"]
+    missing += ["port", "weight", "backup", "maxconn"]
+    assert [key for key, value in fact.items() if value is None] == missing
+
+
+def test_the_auto_scaling_group_is_that_of_its_tag() -> None:
+    assert only(instance(Tags=[{"Key": "aws:autoscaling:groupName", "Value": "web"}]))["auto_scaling_group"] == "web"
 
 
 @pytest.mark.parametrize(
@@ -245,6 +246,7 @@ def test_of_two_instances_with_one_address_the_newer_has_it_in_every_group_and_r
     )
     for answers in ({"a": [old, other], "b": [new]}, {"a": [new, other], "b": [old]}, {"a": [old, new, other]}, {"a": [new, old, other]}):
         facts, excluded = choose(answers, {}, query("ssh", "webheads"), NOW)
+        keep_one_of_each_address(facts, excluded)
         assert {group: [fact["instance_id"] for fact in found] for group, found in facts.items()} == {"ssh": [], "webheads": ["i-00000002", "i-00000003"]}
         assert excluded == {group: [{"instance_id": "i-00000009", "reason": reason}] for group in ("ssh", "webheads")}
 
@@ -253,6 +255,7 @@ def test_of_two_instances_with_one_address_that_were_launched_in_one_second_the_
     two = [instance(one, interface(), LaunchTime=f"2026-01-01T00:00:00.{fraction}Z") for one, fraction in (("i-00000001", "900"), ("i-00000002", "100"))]
     for order in (two, two[::-1]):
         facts, excluded = chosen(*order)
+        keep_one_of_each_address(facts, excluded)
         assert [fact["instance_id"] for fact in facts["webheads"]] == ["i-00000002"]
         assert [entry["instance_id"] for entry in excluded["webheads"]] == ["i-00000001"]
 
@@ -260,6 +263,7 @@ def test_of_two_instances_with_one_address_that_were_launched_in_one_second_the_
 def test_an_instance_that_is_not_usable_takes_no_address_from_another() -> None:
     stopped = instance("i-00000002", interface("10.0.0.1"), State={"Name": "stopped"}, LaunchTime="2026-02-02T00:00:00Z")
     facts, excluded = chosen(instance("i-00000001"), stopped)
+    keep_one_of_each_address(facts, excluded)
     assert [fact["instance_id"] for fact in facts["webheads"]] == ["i-00000001"]
     assert [entry["reason"] for entry in excluded["webheads"]] == ["its state is 'stopped'"]
 
