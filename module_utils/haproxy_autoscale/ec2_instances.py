@@ -159,6 +159,11 @@ def is_group_id(group: str) -> bool:
     return group.startswith("sg-")
 
 
+def is_instance_id(text: str) -> bool:
+    """Whether a text has the form of an instance's id."""
+    return _INSTANCE_ID.fullmatch(text) is not None
+
+
 def checked_vpc(vpc_id: str | None, option: str = "vpc_id") -> str | None:
     """Check the id of a VPC; None for an empty one.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
-from .ec2_instances import shown
+from .ec2_instances import Ec2Error, checked_regions, is_instance_id, shown
 
 LIFECYCLES = ("any", "in_service")
 STANDALONE_INSTANCES = ("include", "exclude")
@@ -20,6 +20,8 @@ INSTANCE_STATUSES = ("any", "ok")
 
 # On its way out, for good or (Standby, a new root volume) for a while.
 _DRAINING = re.compile(r"Standby|EnteringStandby|Detaching|(Terminating|ReplacingRootVolume)(:[A-Za-z]{1,32})?")
+# https://docs.aws.amazon.com/autoscaling/ec2/APIReference/API_LifecycleHook.html
+_HOOK_NAME = re.compile(r"[A-Za-z0-9_/-]{1,255}")
 _DETACHED = "Detached"
 _IN_SERVICE = "InService"
 
@@ -123,6 +125,30 @@ def reasons_of(found: Sorted) -> dict[str, list[dict[str, str]]]:
         group: [*({"instance_id": fact["instance_id"], "reason": f"it is draining ({fact['lifecycle_state']})"} for fact in found.draining[group]), *reasons]
         for group, reasons in found.excluded.items()
     }
+
+
+def instances_to_complete(options: Mapping[str, Any], sources: int) -> list[Mapping[str, Any]]:
+    """Check which instances' lifecycle actions are to be completed, and return each once.
+
+    :param sources: how many there are.
+    :raises Ec2Error: naming the option and the value.
+    """
+    hook = options["lifecycle_hook_name"]
+    if not _HOOK_NAME.fullmatch(hook):
+        raise Ec2Error(f"lifecycle_hook_name: {shown(hook)} is not 1 to 255 letters, digits and characters of -_/.")
+    found: dict[tuple[int, str, str], Mapping[str, Any]] = {}
+    for instance in options["instances"]:
+        if not is_instance_id(instance["instance_id"]):
+            raise Ec2Error(f"instances: {shown(instance['instance_id'])} is not the id of an instance, which looks like i-0123456789abcdef0.")
+        if not instance["auto_scaling_group"]:
+            raise Ec2Error(f"instances: the auto_scaling_group of {instance['instance_id']} is empty.")
+        if instance["region"] == "all":
+            raise Ec2Error("instances: 'all' does not look like the name of a region, such as eu-west-1.")
+        checked_regions([instance["region"]], "instances")
+        if not 0 <= instance["source"] < sources:
+            raise Ec2Error(f"instances: the source of {instance['instance_id']} is {instance['source']}, and there are {sources} (counted from 0).")
+        found[instance["source"], instance["region"], instance["instance_id"]] = instance
+    return [found[key] for key in sorted(found)]
 
 
 def batches(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:

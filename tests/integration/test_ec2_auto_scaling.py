@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import boto3
@@ -188,3 +188,61 @@ def test_leaving_out_standalone_instances_takes_the_lifecycle(ec2: Ec2Endpoint) 
     result = run(ec2, lifecycle="any", standalone_instances="exclude")
     assert result.message.startswith("standalone_instances: 'exclude' is for lifecycle in_service")
     assert ec2.requests == []
+
+
+# --- The completion ---------------------------------------------------------------------------------------------------
+
+
+def complete(ec2: Ec2Endpoint, *numbers: int, found_by: Mapping[int, int] | None = None, **options: Any) -> Result:
+    """Complete the action of these instances.
+
+    :param found_by: number → index of its source; 0 for those that are not in here.
+    """
+    instances = [
+        {"instance_id": f"i-{number:08x}", "auto_scaling_group": "web", "region": REGION, "source": (found_by or {}).get(number, 0)} for number in numbers
+    ]
+    asked = {"lifecycle_hook_name": "drain", "instances": instances, "retries": 0, "timeout": 20, **options}
+    return run_module(ec2.environment, module="ec2_complete_lifecycle_action", **asked)
+
+
+def test_an_action_is_completed_and_one_that_is_over_is_no_error_and_no_change(ec2: Ec2Endpoint) -> None:
+    ec2.lifecycle_states = {"i-00000001": "Terminating:Wait", "i-00000002": "Terminating:Proceed"}
+    result = complete(ec2, 2, 1)
+    assert (result["changed"], result["completed"]) == (True, ["i-00000001"])
+    (request,) = (one for one in ec2.requests if one.parameters["InstanceId"] == "i-00000001")
+    assert {key: value for key, value in request.parameters.items() if key not in ("Action", "Version")} == {
+        "LifecycleHookName": "drain",
+        "AutoScalingGroupName": "web",
+        "InstanceId": "i-00000001",
+        "LifecycleActionResult": "CONTINUE",
+    }
+    over = complete(ec2, 2, result="ABANDON")
+    assert (over.failed, over["changed"], over["completed"]) == (False, False, [])
+    assert ec2.requests[-1].parameters["LifecycleActionResult"] == "ABANDON"
+
+
+def test_in_check_mode_nobody_is_asked(ec2: Ec2Endpoint) -> None:
+    result = complete(ec2, 1, 2, _ansible_check_mode=True)
+    assert (result["changed"], result["completed"]) == (True, ["i-00000001", "i-00000002"])
+    assert (complete(ec2)["changed"], ec2.requests) == (False, [])
+
+
+def test_an_action_is_completed_by_the_role_of_its_source_and_no_other_role_is_assumed(ec2: Ec2Endpoint) -> None:
+    ec2.lifecycle_states = {"i-00000001": "Terminating:Wait", "i-00000002": "Terminating:Wait"}
+    sources = [{}, {"assume_role_arn": [FAR], "external_id": "agreed"}, {"assume_role_arn": [FAR.replace("far", "unused")]}]
+    result = complete(ec2, 1, 2, found_by={2: 1}, sources=sources)
+    assert result["completed"] == ["i-00000001", "i-00000002"]
+    own = ec2.environment["AWS_ACCESS_KEY_ID"]
+    assert sorted((one.operation, one.access_key) for one in ec2.requests) == sorted(
+        [("AssumeRole", own), ("CompleteLifecycleAction", own), ("CompleteLifecycleAction", role_key(FAR))]
+    )
+
+
+def test_one_that_fails_keeps_no_other_waiting(ec2: Ec2Endpoint) -> None:
+    ec2.lifecycle_states = {"i-00000001": "Terminating:Wait", "i-00000002": "Terminating:Wait"}
+    done = query_page("autoscaling", "CompleteLifecycleAction", "")
+    ec2.fault("CompleteLifecycleAction", query_error(403, "AccessDenied", "not authorized"), done)
+    result = complete(ec2, 1, 2)
+    assert result.failed
+    assert "CompleteLifecycleAction of i-0000000" in result.message and "in eu-west-1 failed: AccessDenied: not authorized" in result.message
+    assert len(result["completed"]) == 1 and ec2.count("CompleteLifecycleAction") == 2

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_instances import Ec2Error
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_lifecycle import (
     Place,
     Sorted,
     by_lifecycle,
     by_place,
     by_status,
+    instances_to_complete,
     reasons_of,
 )
 from botocore.session import Session
@@ -112,3 +115,31 @@ def test_both_status_checks_must_be_ok(statuses: dict[str, object] | None, reaso
 def test_the_reasons_for_too_few_name_those_that_drain() -> None:
     after = by_lifecycle(found(fact()), {HERE: {"i-0000000a": "Standby"}}, "include")
     assert reasons_of(after) == {"webheads": [{"instance_id": "i-0000000a", "reason": "it is draining (Standby)"}]}
+
+
+def one(**more: Any) -> dict[str, Any]:
+    return {"instance_id": "i-0000000a", "auto_scaling_group": "web", "region": "eu-west-1", "source": 0, **more}
+
+
+@pytest.mark.parametrize(
+    ("hook", "instance", "message"),
+    [
+        ("", one(), "lifecycle_hook_name: ''"),
+        ("dr ain", one(), "lifecycle_hook_name: 'dr ain'"),
+        ("drain", one(instance_id="web-1"), "instances: 'web-1' is not the id of an instance"),
+        ("drain", one(auto_scaling_group=""), "instances: the auto_scaling_group of i-0000000a is empty"),
+        ("drain", one(region="all "), "instances: 'all ' does not look like the name of a region"),
+        ("drain", one(region="all"), "instances: 'all' does not look like the name of a region"),
+        ("drain", one(source=1), "instances: the source of i-0000000a is 1, and there are 1"),
+        ("drain", one(source=-1), "instances: the source of i-0000000a is -1"),
+    ],
+)
+def test_a_bad_option_of_the_completion_is_named(hook: str, instance: dict[str, Any], message: str) -> None:
+    with pytest.raises(Ec2Error) as refused:
+        instances_to_complete({"lifecycle_hook_name": hook, "instances": [instance]}, 1)
+    assert str(refused.value).startswith(message)
+
+
+def test_an_instance_that_is_named_twice_is_completed_once() -> None:
+    given = [one(instance_id="i-0000000b"), one(), one()]
+    assert json.dumps(instances_to_complete({"lifecycle_hook_name": "drain", "instances": given}, 1)) == json.dumps([one(), one(instance_id="i-0000000b")])
