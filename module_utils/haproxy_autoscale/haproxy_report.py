@@ -134,13 +134,20 @@ def _missing(definition: Definition, candidate: Candidate, config_file: ConfigFi
     return facts
 
 
-def _held(candidate: Candidate, running: Running | None, wanted: Servers) -> list[str] | None:
-    """Which of those that are sought are the name or address of a server that the candidate or a process has; None when a process cannot say."""
-    if running is not None and (running.servers is None or running.old_workers):
-        # Nobody can ask an old worker whose connections it finishes.
-        return None
-    places = [wanted, running.servers or {}] if running is not None else [wanted]
-    there = {value for servers in places for row in servers.values() for server in row for value in (server.name, server.address, server.fqdn)}
+def _held(definition: Definition, candidate: Candidate, running: Running | None, wanted: Servers) -> list[str] | None:
+    """Which of those that are sought are the name or address of a server that the candidate or a process has; None when a process cannot say.
+
+    One in maintenance whose last connection has ended is gone, though it is not deleted yet.
+    """
+    servers = [server for row in wanted.values() for server in row]
+    if running is not None:
+        if running.servers is None or running.old_workers:
+            # Nobody can ask an old worker whose connections it finishes.
+            return None
+        record = haproxy_inspect.record_of(definition, running)
+        idle = haproxy_inspect.idle_leavers(running, record) if record is not None else []
+        servers += [server for backend, row in running.servers.items() for server in row if (backend, server.name) not in idle]
+    there = {value for server in servers for value in (server.name, server.address, server.fqdn)}
     return [value for value in candidate.sought if value in there]
 
 
@@ -309,7 +316,7 @@ def _candidate_facts(
         "unwritable": _unwritable(definition, len(candidate.text)) if differs or plan != "none" else [],
         **_refusal(definition, candidate, differs, before, wanted),
         **_missing(definition, candidate, config_file, checksum),
-        "held": _held(candidate, running, wanted) if candidate.sought else [],
+        "held": _held(definition, candidate, running, wanted) if candidate.sought else [],
         "plan": plan,
         "plan_reason": plan_reason,
         "needs_reload": needs_reload,

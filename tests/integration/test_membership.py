@@ -6,16 +6,20 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import Definition
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
 from backends import Backends
-from balancer import ROOT
+from balancer import ROOT, Balancer, ask, run
 from ec2_endpoint import Ec2Endpoint, error, instance, interface
 from haproxy_binaries import binaries
+from rendering import words
 from stage import Stage, address, instance_id, names, one
 
 NEWEST = list(binaries().values())[-1]
@@ -209,6 +213,56 @@ def test_what_is_no_outage_fails_at_once_whatever_is_borne(stage: Stage) -> None
     assert names(stage.balancer.state) == before
 
 
+# Scale-in.
+
+
+def test_what_a_process_may_still_have_is_never_taken_for_gone(tmp_path: Path, web: Backends) -> None:
+    balancer = Balancer(tmp_path, NEWEST)
+    lines = [f"s{number} {address(number)}:{web.port}" for number in (1, 2)]
+    definition = Definition("haproxy", str(balancer.config), balancer.binary, str(balancer.pid_file), "", str(balancer.state))
+
+    def held(*servers: str) -> list[str] | None:
+        """Of the second server, with these in the candidate."""
+        candidate = Candidate(balancer.text(*servers), True, 100, 0, 0, 0, 0, sought=["s2", address(2), "i-2"])
+        found: list[str] | None = report(definition, candidate, False, run)["candidate"]["held"]
+        return found
+
+    try:
+        balancer.start(balancer.text(*lines))
+        assert held(lines[0]) == ["s2", address(2)]
+        with socket.create_connection(("127.0.0.1", balancer.port)) as pinned:
+            pinned.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n0")
+            time.sleep(0.3)
+            balancer.config.write_text(balancer.text(lines[0]))
+            ask(balancer.master_socket, "reload")
+            balancer.until(lambda: bool(balancer.old_workers()))
+            # The text and the process have it no more, and the old process answers nobody.
+            assert held(lines[0]) is None
+        balancer.until(lambda: not balancer.old_workers())
+        assert held(lines[0]) == []
+        assert held(*lines) == ["s2", address(2)]
+    finally:
+        balancer.stop()
+    assert held(lines[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("holds", "ended"),
+    [({"one": [], "two": []}, True), ({"one": [], "two": [instance_id(1)]}, False), ({"one": []}, False)],
+    ids=["gone from both", "one has it", "one has not said"],
+)
+def test_of_several_processes_each_has_to_be_rid_of_it(holds: dict[str, list[str]], ended: bool) -> None:
+    draining = [{"instance_id": instance_id(1), "lifecycle_state": "Terminating:Wait"}, {"instance_id": instance_id(2), "lifecycle_state": "Standby"}]
+    said = words(
+        "{{ __haproxy_autoscale_completable | map(attribute='instance_id') | list }}",
+        haproxy_autoscale_processes=[{"name": "one"}, {"name": "two"}],
+        haproxy_autoscale_complete_lifecycle_action="drained",
+        __haproxy_autoscale_discovery={"ansible_facts": {"ec2_security_group_draining_instances": {"webheads": draining}}},
+        __haproxy_autoscale_holds=holds,
+    )
+    assert said == str([instance_id(1)] if ended else [])
+
+
 # What a run says.
 
 
@@ -226,6 +280,3 @@ def test_a_change_is_told_instance_by_instance_and_v_shows_a_line_for_each(stage
     # The columns are of one width.
     rows = [f"webheads  {instance_id(1)}  {address(1)}  in", f"webheads  {instance_id(3)}  -          out  its state is 'stopped'"]
     assert all(row in done.output and row not in looked.output for row in rows)
-
-
-# What the texts of a run say, without a run.

@@ -383,6 +383,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("minimum_instances", -1, "haproxy_autoscale_minimum_instances"),
     ("confirm_missing_runs", 0, "haproxy_autoscale_confirm_missing_runs must be at least 1, and is '0'"),
     ("maximum_outage", -1, "haproxy_autoscale_maximum_outage must be 0 seconds or more"),
+    ("complete_lifecycle_action", "a hook", "haproxy_autoscale_complete_lifecycle_action"),
     ("min_age", -1, "min_age"),
     ("drain_timeout", -1, "haproxy_autoscale_drain_timeout"),
     ("check_timeout", -1, "haproxy_autoscale_check_timeout"),
