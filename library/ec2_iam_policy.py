@@ -132,35 +132,30 @@ policies:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.haproxy_autoscale.ec2_instances import Ec2Error
+from ..module_utils.haproxy_autoscale.ec2_lifecycle import INSTANCE_STATUSES, LIFECYCLES
 from ..module_utils.haproxy_autoscale.ec2_policy import policies
+from ..module_utils.haproxy_autoscale.ec2_sources import CONNECTION_ARGUMENTS
 
 ARGUMENT_SPEC = {
-    "regions": {"type": "list", "elements": "str", "aliases": ["region", "aws_region", "ec2_region"]},
-    "lifecycle": {"type": "str", "choices": ["any", "in_service"], "default": "any"},
-    "instance_status": {"type": "str", "choices": ["any", "ok"], "default": "any"},
+    "regions": CONNECTION_ARGUMENTS["regions"],
+    "lifecycle": {"type": "str", "choices": list(LIFECYCLES), "default": "any"},
+    "instance_status": {"type": "str", "choices": list(INSTANCE_STATUSES), "default": "any"},
     "interface": {"type": "dict"},
     "lifecycle_hook_name": {"type": "str", "default": ""},
-    "profile": {"type": "str", "aliases": ["aws_profile"]},
-    "assume_role_arn": {"type": "list", "elements": "str"},
-    "sources": {
-        "type": "list",
-        "elements": "dict",
-        "options": {
-            "profile": {"type": "str"},
-            "assume_role_arn": {"type": "list", "elements": "str"},
-            "external_id": {"type": "str", "no_log": True},
-            "role_session_name": {"type": "str"},
-            "regions": {"type": "list", "elements": "str"},
-            "security_groups": {"type": "list", "elements": "str"},
-            "vpc_id": {"type": "str"},
-        },
-    },
+    "profile": CONNECTION_ARGUMENTS["profile"],
+    "assume_role_arn": CONNECTION_ARGUMENTS["assume_role_arn"],
+    "sources": CONNECTION_ARGUMENTS["sources"],
 }
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
-    module.exit_json(changed=False, policies=policies(module.params))
+    try:
+        found = policies(module.params)
+    except Ec2Error as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, policies=found)
 
 
 if __name__ == "__main__":

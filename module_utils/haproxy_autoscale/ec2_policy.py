@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
 
+from .ec2_sources import sources_from
+
 WHO_RUNS = "the identity that the role runs with"
 # By the beginnings of their regions' names; all others are aws.
 _PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "eusc-": "aws-eusc"}
@@ -36,21 +38,19 @@ def policies(options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The policies that these options need.
 
     :param options: the discovery's regions, lifecycle, instance_status, interface, profile, assume_role_arn and sources, and lifecycle_hook_name.
+    :raises Ec2Error: for a bad option.
     :returns: ``{identity, policy}`` of each identity, in the order in which one assumes the next; the policy as AWS takes it.
     """
     needs: dict[str, _Needs] = {}
-    for source in options["sources"] or [{}]:
-
-        def said(option: str, source: Mapping[str, Any] = source) -> Any:
-            return options[option] if source.get(option) is None else source[option]
-
-        identity = f"the profile {said('profile')}" if said("profile") else WHO_RUNS
+    # Who searches where is read as the discovery reads it. Neither keys nor ids make a difference here.
+    for source in sources_from({**options, "access_key": None, "secret_key": None, "external_id": None}):
+        identity = f"the profile {source.profile}" if source.profile else WHO_RUNS
         needed = needs.setdefault(identity, _Needs())
-        for role in said("assume_role_arn") or []:
+        for role in source.roles:
             needed.roles[role] = None
             identity = role
             needed = needs.setdefault(identity, _Needs())
-        _search(needed, identity, said("regions") or [], options)
+        _search(needed, identity, source.regions, options)
     return [{"identity": identity, "policy": _policy(needed)} for identity, needed in needs.items()]
 
 

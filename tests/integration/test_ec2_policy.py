@@ -10,21 +10,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_policy import policies
-from ec2_endpoint import REGION, Ec2Endpoint, instance, security_group
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_policy import WHO_RUNS, policies
+from ec2_endpoint import REGION, Ec2Endpoint, instance, role_key, security_group
 from ec2_module import Result, run_module
-from iam import action_of, enforce
+from iam import ACCOUNT, action_of, enforce
+from policies import options_of
 
-NOTHING: dict[str, Any] = {
-    "regions": None,
-    "lifecycle": "any",
-    "instance_status": "any",
-    "interface": None,
-    "lifecycle_hook_name": "",
-    "profile": None,
-    "assume_role_arn": None,
-    "sources": None,
-}
+OWN_KEY = "AKIACANNEDCANNEDCANN"
 
 # What each configuration needs besides ec2:DescribeInstances. The calls for an empty group are another test's.
 CONFIGURATIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -32,13 +24,17 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "a region": ({"regions": [REGION]}, set()),
     "two regions": ({"regions": [REGION, "us-east-1"]}, set()),
     "all regions": ({"regions": ["all"]}, {"ec2:DescribeRegions"}),
+    "in service": ({"lifecycle": "in_service"}, {"autoscaling:DescribeAutoScalingInstances"}),
+    "status": ({"instance_status": "ok", "regions": [REGION]}, {"ec2:DescribeInstanceStatus"}),
 }
 
 
 @pytest.fixture
 def ec2() -> Iterator[Ec2Endpoint]:
     with Ec2Endpoint() as endpoint:
-        endpoint.regions = {REGION: [[instance("i-0000000a")]], "us-east-1": [[instance("i-0000000b")]]}
+        tags = {"aws:autoscaling:groupName": "web"}
+        endpoint.regions = {REGION: [[instance("i-0000000a", tags=tags)]], "us-east-1": [[instance("i-0000000b", tags=tags)]]}
+        endpoint.lifecycle_states = {"i-0000000a": "InService", "i-0000000b": "InService"}
         endpoint.groups = {REGION: [security_group("sg-00000001", "webheads")]}
         yield endpoint
 
@@ -47,10 +43,15 @@ def run(ec2: Ec2Endpoint, **options: Any) -> Result:
     return run_module(ec2.environment, **{"security_groups": ["webheads"], "retries": 0, "timeout": 10, **options})
 
 
+def policies_for(options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The policy of each access key, in the order of the identities."""
+    given = {f"haproxy_autoscale_{name}": value for name, value in options.items()}
+    return {OWN_KEY if entry["identity"] == WHO_RUNS else role_key(entry["identity"]): entry["policy"] for entry in policies(options_of(given))}
+
+
 def policy_for(options: dict[str, Any]) -> dict[str, Any]:
     """The policy of the one identity."""
-    (needed,) = policies({**NOTHING, **{name: value for name, value in options.items() if name in NOTHING}})
-    policy: dict[str, Any] = needed["policy"]
+    (policy,) = policies_for(options).values()
     return policy
 
 
@@ -66,8 +67,12 @@ def actions(policy: dict[str, Any]) -> set[str]:
 
 
 def obey(ec2: Ec2Endpoint, policy: dict[str, Any]) -> None:
+    obey_each(ec2, {OWN_KEY: policy})
+
+
+def obey_each(ec2: Ec2Endpoint, of_keys: dict[str, dict[str, Any]]) -> None:
     ec2.requests.clear()
-    ec2.refuses = enforce({ec2.environment["AWS_ACCESS_KEY_ID"]: policy})
+    ec2.refuses = enforce(of_keys)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -100,3 +105,42 @@ def test_an_empty_group_needs_to_be_looked_up(ec2: Ec2Endpoint) -> None:
 def test_the_policy_of_a_region_allows_nothing_in_another(ec2: Ec2Endpoint) -> None:
     obey(ec2, policy_for({"regions": [REGION]}))
     assert "DescribeInstances in us-east-1 failed: UnauthorizedOperation" in run(ec2, regions=[REGION, "us-east-1"]).message
+
+
+def test_of_a_chain_and_a_source_beside_it_each_identity_may_do_its_own_and_no_more(ec2: Ec2Endpoint) -> None:
+    hub, last = (f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in ("hub", "discovery"))
+    options = {"sources": [{"regions": [REGION]}, {"regions": ["us-east-1"], "assume_role_arn": [hub, last]}], "lifecycle": "in_service"}
+    everyone = policies_for(options)
+    assert list(everyone) == [OWN_KEY, role_key(hub), role_key(last)]
+    obey_each(ec2, everyone)
+    assert run(ec2, **options).ids("webheads") == ["i-0000000a", "i-0000000b"]
+    search = {"ec2:DescribeInstances", "autoscaling:DescribeAutoScalingInstances"}
+    expected = {OWN_KEY: {*search, "sts:AssumeRole"}, role_key(hub): {"sts:AssumeRole"}, role_key(last): search}
+    assert {key: {action_of(request) for request in ec2.requests if request.access_key == key} for key in everyone} == expected
+    for key, needed in expected.items():
+        assert actions(everyone[key]) - {"ec2:DescribeSecurityGroups"} == needed
+        for action in needed:
+            obey_each(ec2, {**everyone, key: without(everyone[key], action)})
+            refused = run(ec2, **options)
+            assert refused.failed, f"{key}: {action}"
+            assert action.split(":")[1] in refused.message
+    # Its own role is not another's.
+    obey_each(ec2, {**everyone, OWN_KEY: everyone[role_key(hub)]})
+    assert f"AssumeRole of {hub}" in run(ec2, **options).message
+
+
+def test_a_hook_is_completed_with_its_policy_and_in_no_other_region(ec2: Ec2Endpoint) -> None:
+    options = {"regions": [REGION], "lifecycle": "in_service"}
+    ec2.lifecycle_states = {"i-0000000a": "Terminating:Wait"}
+    policy = policy_for({**options, "complete_lifecycle_action": "drain"})
+
+    def complete(region: str) -> Result:
+        waiting = [{"instance_id": "i-0000000a", "auto_scaling_group": "web", "region": region}]
+        hook = {"module": "ec2_complete_lifecycle_action", "lifecycle_hook_name": "drain"}
+        return run_module(ec2.environment, **hook, instances=waiting, retries=0, timeout=10)
+
+    obey(ec2, policy)
+    assert complete(REGION)["completed"] == ["i-0000000a"]
+    assert [action_of(request) for request in ec2.requests] == ["autoscaling:CompleteLifecycleAction"]
+    for refused in (complete("us-east-1"), (obey(ec2, policy_for(options)), complete(REGION))[1]):
+        assert "CompleteLifecycleAction" in refused.message and "AccessDenied" in refused.message
