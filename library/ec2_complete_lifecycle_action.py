@@ -126,7 +126,7 @@ options:
   external_id:
     description:
       - The external id that the last of O(assume_role_arn) asks for. The roles before it get none, as they are usually of one's own account.
-      - AWS does not take it for a secret, and neither does this module; it is not masked in what Ansible shows.
+      - AWS does not take it for a secret. It is not shown all the same.
     type: str
   role_session_name:
     description:
@@ -187,7 +187,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ..module_utils.haproxy_autoscale.ec2_client import BOTOCORE_IMPORT_ERROR, complete
 from ..module_utils.haproxy_autoscale.ec2_instances import Ec2Error
-from ..module_utils.haproxy_autoscale.ec2_sources import CONNECTION_ARGUMENTS, CONNECTION_RULES
+from ..module_utils.haproxy_autoscale.ec2_sources import CONNECTION_ARGUMENTS, CONNECTION_RULES, taken
 
 ARGUMENT_SPEC = {
     "lifecycle_hook_name": {"type": "str", "required": True},
@@ -209,10 +209,11 @@ ARGUMENT_SPEC = {
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True, **CONNECTION_RULES)
+    options = taken(module)
     if BOTOCORE_IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("boto3"), exception=BOTOCORE_IMPORT_ERROR)
     try:
-        completed, errors = complete(module.params, module.check_mode)
+        completed, errors = complete(options, module.check_mode)
     except Ec2Error as error:
         module.fail_json(msg=str(error))
     if errors:

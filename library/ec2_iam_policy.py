@@ -135,7 +135,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.haproxy_autoscale.ec2_instances import Ec2Error
 from ..module_utils.haproxy_autoscale.ec2_lifecycle import INSTANCE_STATUSES, LIFECYCLES
 from ..module_utils.haproxy_autoscale.ec2_policy import policies
-from ..module_utils.haproxy_autoscale.ec2_sources import CONNECTION_ARGUMENTS
+from ..module_utils.haproxy_autoscale.ec2_sources import CONNECTION_ARGUMENTS, taken
 
 ARGUMENT_SPEC = {
     "regions": CONNECTION_ARGUMENTS["regions"],
@@ -152,7 +152,7 @@ ARGUMENT_SPEC = {
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
     try:
-        found = policies(module.params)
+        found = policies(taken(module))
     except Ec2Error as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, policies=found)

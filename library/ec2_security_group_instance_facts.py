@@ -204,7 +204,7 @@ options:
   external_id:
     description:
       - The external id that the last of O(assume_role_arn) asks for. The roles before it get none, as they are usually of one's own account.
-      - AWS does not take it for a secret, and neither does this module; it is not masked in what Ansible shows.
+      - AWS does not take it for a secret. It is not shown all the same.
     type: str
   role_session_name:
     description:
@@ -485,7 +485,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ..module_utils.haproxy_autoscale.ec2_client import BOTOCORE_IMPORT_ERROR, discover
 from ..module_utils.haproxy_autoscale.ec2_instances import ADDRESSES, STATES, Ec2Error, FailedCall
 from ..module_utils.haproxy_autoscale.ec2_lifecycle import INSTANCE_STATUSES, LIFECYCLES, STANDALONE_INSTANCES
-from ..module_utils.haproxy_autoscale.ec2_sources import CONNECTION_ARGUMENTS, CONNECTION_RULES
+from ..module_utils.haproxy_autoscale.ec2_sources import CONNECTION_ARGUMENTS, CONNECTION_RULES, taken
 
 ARGUMENT_SPEC = {
     "security_groups": {"type": "list", "elements": "str", "required": True},
@@ -509,13 +509,11 @@ ARGUMENT_SPEC = {
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True, **CONNECTION_RULES)
-    if "@" in (module.params["endpoint_url"] or ""):
-        # It is refused below, and with -vvv a module that fails shows its options.
-        module.no_log_values.add(module.params["endpoint_url"])
+    options = taken(module)
     if BOTOCORE_IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("boto3"), exception=BOTOCORE_IMPORT_ERROR, failure="options")
     try:
-        facts = discover(module.params)
+        facts = discover(options)
     except Ec2Error as error:
         module.fail_json(msg=str(error), failure="api" if isinstance(error, FailedCall) else "options")
     module.exit_json(changed=False, ansible_facts=facts)

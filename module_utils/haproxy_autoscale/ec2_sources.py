@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from typing import Any, Iterable, Mapping, NamedTuple, NoReturn, Sequence
 
 from .ec2_instances import Ec2Error, checked_regions, checked_vpc, shown
 
+# Ansible's own words for it.
+_HIDDEN = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
 ROLE_SESSION_NAME = "haproxy-autoscale"
 # The options of both modules that talk to AWS.
 CONNECTION_ARGUMENTS: dict[str, Any] = {
@@ -20,7 +23,7 @@ CONNECTION_ARGUMENTS: dict[str, Any] = {
         "options": {
             "profile": {"type": "str"},
             "assume_role_arn": {"type": "list", "elements": "str"},
-            "external_id": {"type": "str"},
+            "external_id": {"type": "str", "no_log": True},
             "role_session_name": {"type": "str"},
             "regions": {"type": "list", "elements": "str"},
             "security_groups": {"type": "list", "elements": "str"},
@@ -32,8 +35,7 @@ CONNECTION_ARGUMENTS: dict[str, Any] = {
     "session_token": {"type": "str", "no_log": True, "aliases": ["aws_session_token"]},
     "profile": {"type": "str", "aliases": ["aws_profile"]},
     "assume_role_arn": {"type": "list", "elements": "str"},
-    # No secret: AWS itself shows it to whoever may read the role. Masked, its text would be cut out of every fact.
-    "external_id": {"type": "str"},
+    "external_id": {"type": "str", "no_log": True},
     "role_session_name": {"type": "str"},
     "endpoint_url": {"type": "str", "aliases": ["aws_endpoint_url"]},
     "aws_ca_bundle": {"type": "path"},
@@ -74,6 +76,22 @@ class Source(NamedTuple):
     vpc_id: str | None
 
 
+def taken(module: Any) -> dict[str, Any]:
+    """The options to work with. What Ansible shows of them is from now on without external ids, and without a URL that may hold a password.
+
+    An external id is no secret to AWS, but not everybody's business. By no_log alone it would be cut out of all that is returned, and it may well be a part
+    of an instance's name.
+    """
+    options = deepcopy(module.params)
+    for entry in (module.params, *(module.params["sources"] or [])):
+        if entry.get("external_id"):
+            module.no_log_values.discard(entry["external_id"])
+            entry["external_id"] = _HIDDEN
+    if "@" in (module.params.get("endpoint_url") or ""):
+        module.params["endpoint_url"] = _HIDDEN
+    return dict(options)
+
+
 def sources_from(options: Mapping[str, Any], groups: Sequence[str] = ()) -> list[Source]:
     """Check the options that say where to look, and return the sources; one, of the module's own options, when none are listed.
 
@@ -92,7 +110,7 @@ def sources_from(options: Mapping[str, Any], groups: Sequence[str] = ()) -> list
                 raise Ec2Error(f"sources: the entries {other.number} and {index} are the same (counted from 0).")
         sources.append(source)
     if options["external_id"] and not any(source.roles for source in sources):
-        _refuse("external_id", options["external_id"], "is for assuming a role, and assume_role_arn names none")
+        raise Ec2Error("external_id: it is for assuming a role, and assume_role_arn names none.")
     unasked = [group for group in groups if not any(group in source.groups for source in sources)]
     if unasked:
         _refuse("security_groups", unasked[0], "is asked for by no entry of sources")
@@ -114,9 +132,9 @@ def _source(options: Mapping[str, Any], index: int, entry: Mapping[str, Any], gr
             _refuse(named("assume_role_arn"), role, "is not the ARN of a role, which looks like arn:aws:iam::123456789012:role/name")
     external_id = value("external_id") or None
     if external_id and not _EXTERNAL_ID.fullmatch(external_id):
-        _refuse(named("external_id"), external_id, "is not 2 to 1224 letters, digits and characters of _+=,.@:/-")
+        raise Ec2Error(f"{named('external_id')}: it is not 2 to 1224 letters, digits and characters of _+=,.@:/-.")
     if entry.get("external_id") and not roles:
-        _refuse(named("external_id"), external_id, "is for assuming a role, and assume_role_arn names none")
+        raise Ec2Error(f"{named('external_id')}: it is for assuming a role, and assume_role_arn names none.")
     session_name = value("role_session_name") or ROLE_SESSION_NAME
     if not _SESSION_NAME.fullmatch(session_name):
         _refuse(named("role_session_name"), session_name, "is not 2 to 64 letters, digits and characters of _+=,.@-")

@@ -132,5 +132,22 @@ def test_a_group_need_exist_in_one_of_the_sources_that_ask_for_it(ec2: Ec2Endpoi
 def test_a_bad_option_of_an_entry_fails_before_any_call(ec2: Ec2Endpoint) -> None:
     assert_failed(run(ec2, {"assume_role": [FAR]}), "sources.assume_role")
     assert_failed(run(ec2, {}, {"assume_role_arn": ["far"]}), "sources[1].assume_role_arn: 'far' is not the ARN of a role")
-    assert_failed(run(ec2, external_id="agreed"), "external_id: 'agreed' is for assuming a role")
+    assert_failed(run(ec2, external_id="agreed"), "external_id: it is for assuming a role")
     assert ec2.requests == []
+
+
+@pytest.mark.parametrize("of_entry", [False, True])
+def test_an_external_id_is_not_shown_and_cut_out_of_nothing_else(ec2: Ec2Endpoint, of_entry: bool) -> None:
+    ec2.accounts[role_key(FAR)] = {REGION: [[instance("i-0000000b", tags={"Name": "agreed-1"})]]}
+    role = {"assume_role_arn": [FAR], "external_id": "agreed"}
+    sources, options = ([role], {}) if of_entry else ([], role)
+    result = run(ec2, *sources, **options)
+    assert ec2.requests[0].parameters["ExternalId"] == "agreed"
+    assert result.instances["webheads"][0]["name"] == "agreed-1"
+    ec2.fault("DescribeInstances", error(403, "UnauthorizedOperation"))
+    for shown in (result, run(ec2, *sources, **options)):
+        assert FAR in str(shown["invocation"]) and "agreed" not in str(shown["invocation"])
+    # The role's name is the id, and the policy is whole.
+    needed = run_module({}, module="ec2_iam_policy", sources=[{**role, "external_id": "far"}])
+    assert needed["policies"][1]["identity"] == FAR
+    assert "'external_id': 'far'" not in str(needed["invocation"])
