@@ -120,10 +120,39 @@ options:
       - The kind of address to return as C(address).
       - It is an address of the network interface that carries the group, and of the one with the lowest device index that has such
         an address when several do.
+      - For V(ipv6) it is the one that is flagged as primary, else the only one. Several of which none is flagged are an error that names the instances.
       - An instance without one is left out.
     type: str
     choices: [private_ipv4, public_ipv4, ipv6, private_dns, public_dns]
     default: private_ipv4
+  address_rank:
+    description:
+      - Which address of the network interface C(address) is. With V(secondary) it is the private IPv4 address that is not the interface's primary one, its
+        public address or its DNS names; for O(address=ipv6) the one that is not flagged as primary.
+      - An instance without one is left out. Several are an error that names the instances. The other addresses in the facts stay those of the primary one.
+    type: str
+    choices: [primary, secondary]
+    default: primary
+  interface:
+    description:
+      - Which network interface of an instance gives its addresses, when it is not the one that carries the group. All that is given must hold for it.
+      - An instance carries a group by any of its interfaces as before. The one that gives the address need not carry it, so make sure that its own
+        groups let HAProxy in.
+      - An instance where none matches is left out. Several are an error that names the instances and their interfaces.
+    type: dict
+    suboptions:
+      device_index:
+        description: Its device index, V(0) for the first.
+        type: int
+      subnet_ids:
+        description: Its subnet, one of these.
+        type: list
+        elements: str
+      tags:
+        description:
+          - Its own tags, name to value. The values are compared exactly.
+          - Only these make DescribeNetworkInterfaces be asked, once in each region after the instances.
+        type: dict
   port_tag:
     description:
       - The name of a tag that says the port of an instance, as C(port). When not set, and for an instance where the tag is missing or empty, that is V(null).
@@ -242,8 +271,9 @@ notes:
     See U(https://docs.aws.amazon.com/boto3/latest/guide/credentials.html).
   - The environment and the configuration files are those of the host that the module runs on.
   - The actions needed are C(ec2:DescribeInstances), C(ec2:DescribeSecurityGroups) (asked for only when no instance carries a group),
-    C(ec2:DescribeRegions) (only with O(regions=all)), C(autoscaling:DescribeAutoScalingInstances) (only with O(lifecycle=in_service)) and
-    C(ec2:DescribeInstanceStatus) (only with O(instance_status=ok)). None of them can be limited to single resources.
+    C(ec2:DescribeRegions) (only with O(regions=all)), C(ec2:DescribeNetworkInterfaces) (only with tags in O(interface)),
+    C(autoscaling:DescribeAutoScalingInstances) (only with O(lifecycle=in_service)) and C(ec2:DescribeInstanceStatus) (only with
+    O(instance_status=ok)). None of them can be limited to single resources.
   - With O(assume_role_arn) it is the last role that needs them. Whoever assumes a role needs C(sts:AssumeRole) for it.
   - One search is one sequence of DescribeInstances calls in each region for the groups given by name, and one for those given by id,
     with 1000 instances a page. Auto Scaling is asked for 50 instances a call, and for the status of instances 100 a call.
@@ -302,7 +332,7 @@ ansible_facts:
     ec2_security_group_instances:
       description:
         - Security group as written in O(security_groups) to its usable instances, sorted by launch time, then id.
-        - Addresses are those of the network interface that carries the group.
+        - Addresses are those of the network interface that carries the group, or that O(interface) asks for.
       returned: success
       type: dict
       contains:
@@ -338,7 +368,7 @@ ansible_facts:
               type: str
               sample: 203.0.113.17
             ipv6_address:
-              description: Primary IPv6 address, else the lowest, or V(null).
+              description: Primary IPv6 address, else the only one, or V(null).
               returned: success
               type: str
               sample: 2001:db8::17
@@ -494,6 +524,15 @@ ARGUMENT_SPEC = {
     "exclude_filters": {"type": "dict"},
     "states": {"type": "list", "elements": "str", "choices": list(STATES), "default": ["running"]},
     "address": {"type": "str", "choices": list(ADDRESSES), "default": "private_ipv4"},
+    "address_rank": {"type": "str", "choices": ["primary", "secondary"], "default": "primary"},
+    "interface": {
+        "type": "dict",
+        "options": {
+            "device_index": {"type": "int"},
+            "subnet_ids": {"type": "list", "elements": "str"},
+            "tags": {"type": "dict"},
+        },
+    },
     "port_tag": {"type": "str"},
     "weight_tag": {"type": "str"},
     "backup_tag": {"type": "str"},

@@ -29,6 +29,7 @@ from .ec2_instances import (
     choose,
     describe_filters,
     instances_in,
+    interface_filters,
     is_group_id,
     keep_one_of_each_address,
     listed,
@@ -67,7 +68,7 @@ _ENDPOINT_VARIABLES = {"ec2": "AWS_ENDPOINT_URL_EC2", "autoscaling": "AWS_ENDPOI
 # What the facts need of the services' models. botocore parses only what a model has, and these are a tenth of what EC2 answers:
 # at 10,000 instances 2.4 seconds instead of 8. And a client is made in half the time.
 _OPERATIONS = {
-    "ec2": ("DescribeInstances", "DescribeInstanceStatus", "DescribeRegions", "DescribeSecurityGroups"),
+    "ec2": ("DescribeInstances", "DescribeInstanceStatus", "DescribeNetworkInterfaces", "DescribeRegions", "DescribeSecurityGroups"),
     "autoscaling": ("CompleteLifecycleAction", "DescribeAutoScalingInstances"),
 }
 _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -81,6 +82,8 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
             "NetworkInterfaceId",
             "PrivateDnsName",
             "PrivateIpAddress",
+            "PrivateIpAddresses",
+            "SubnetId",
             "VpcId",
         ),
         "InstanceNetworkInterfaceAttachment": ("DeviceIndex", "NetworkCardIndex"),
@@ -88,6 +91,7 @@ _MEMBERS: dict[str, dict[str, tuple[str, ...]]] = {
         "InstanceState": ("Name",),
         "InstanceStatus": ("InstanceId", "InstanceStatus", "SystemStatus"),
         "InstanceStatusSummary": ("Status",),
+        "NetworkInterface": ("NetworkInterfaceId",),
         "Placement": ("AvailabilityZone",),
         "Reservation": ("Instances",),
         "SecurityGroup": ("GroupId", "GroupName", "VpcId"),
@@ -124,8 +128,8 @@ def discover(options: Mapping[str, Any]) -> dict[str, Any]:
     chosen, excluded = merge(
         query.groups,
         [
-            (search.source.number, *choose({search.region: instances}, {search.region: excluded_ids}, search.query, now))
-            for search, (instances, excluded_ids) in zip(searches, found)
+            (search.source.number, *choose({search.region: instances}, {search.region: excluded_ids}, search.query, now, {search.region: interface_ids}))
+            for search, (instances, excluded_ids, interface_ids) in zip(searches, found)
         ],
     )
     _assert_existence(unseen(query, chosen, excluded), searches)
@@ -402,14 +406,14 @@ class _Search:
         self._where = region + self.source.where
         self._client = account.client("ec2", region)
 
-    def run(self) -> tuple[list[dict[str, Any]], frozenset[str]]:
-        """The instances of the groups, and the ids of those that match ``exclude_filters``."""
+    def run(self) -> tuple[list[dict[str, Any]], frozenset[str], frozenset[str]]:
+        """The instances of the groups, the ids of those that match ``exclude_filters``, and those of the interfaces with the tags of ``interface``."""
         found = self.instances(describe_filters(self.query, self.query.filters))
         excluded: frozenset[str] = frozenset()
         # Asked after the instances, so that none can be listed that the exclusion did not yet see.
         if found and self.query.exclude_filters:
             excluded = frozenset(self.instances(describe_filters(self.query, self.query.exclude_filters)))
-        return list(found.values()), excluded
+        return list(found.values()), excluded, self.interfaces(interface_filters(self.query)) if found else frozenset()
 
     def instances(self, calls: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
         """All instances that match any of these filters, by id."""
@@ -420,6 +424,11 @@ class _Search:
                 for page in pages.paginate(Filters=filters, PaginationConfig={"PageSize": PAGE_SIZE}):
                     merge_pages(found, instances_in(page))
         return found
+
+    def interfaces(self, filters: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+        """The ids of the network interfaces that match; none where nothing is asked for, because DescribeInstances does not tell their tags."""
+        found = self.pages_of("describe_network_interfaces", "NetworkInterfaces", "NetworkInterfaceId", Filters=filters) if filters else []
+        return frozenset(interface["NetworkInterfaceId"] for interface in found)
 
     def groups(self, candidates: Sequence[str]) -> list[dict[str, Any]]:
         """The security groups of these names and ids that were asked for here, and exist here."""

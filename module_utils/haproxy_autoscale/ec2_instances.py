@@ -55,6 +55,8 @@ _GROUP_ID = re.compile(r"sg-[0-9a-f]{8,17}")
 _GROUP_NAME = re.compile(r"[a-zA-Z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 _INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,17}")
 _VPC_ID = re.compile(r"vpc-[0-9a-f]{8,17}")
+_SUBNET_ID = re.compile(r"subnet-[0-9a-f]{8,17}")
+_INTERFACE_ID = re.compile(r"eni-[0-9a-f]{8,17}")
 _REGION = re.compile(r"[a-z]{2,8}(-[a-z]{2,16}){1,3}-[0-9]{1,2}")
 _ZONE = re.compile(r"[a-z0-9-]{1,64}")
 _LAUNCH_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?Z")
@@ -88,6 +90,23 @@ class _Unusable(Exception):
     """Why one instance is left out."""
 
 
+class _Ambiguous(Exception):
+    """What of an instance fits an option more than once: nobody knows which is meant, so that nothing can be returned."""
+
+    def __init__(self, option: str, fits: Sequence[str]) -> None:
+        super().__init__(option)
+        self.option = option
+        self.fits = f"({_joined(fits, ', ', _REASONS_SHOWN)})"
+
+
+class InterfaceRule(NamedTuple):
+    """Which network interface of an instance gives its address; all that is not empty must hold."""
+
+    device_index: int | None
+    subnet_ids: tuple[str, ...]
+    tags: dict[str, str]
+
+
 class Query(NamedTuple):
     """What to look for: the module's options, checked."""
 
@@ -101,6 +120,9 @@ class Query(NamedTuple):
     min_age: int
     """Seconds."""
     minimum_instances: int
+    address_rank: str = "primary"
+    """Or secondary."""
+    interface: InterfaceRule | None = None
     setting_tags: Mapping[str, str] = {}
     """A key of the fact (port, weight, backup, maxconn) → the tag that says it; only those that are asked for."""
 
@@ -133,6 +155,8 @@ def query_from(options: Mapping[str, Any]) -> Query:
         address=options["address"],
         min_age=options["min_age"],
         minimum_instances=options["minimum_instances"],
+        address_rank=options["address_rank"],
+        interface=_checked_interface(options["interface"] or {}),
         setting_tags={setting: _checked_tag(f"{setting}_tag", options[f"{setting}_tag"]) for setting in SETTINGS if options[f"{setting}_tag"]},
     )
 
@@ -250,6 +274,22 @@ def _checked_filter_value(option: str, name: str, value: Any) -> str:
     return text
 
 
+def _checked_interface(given: Mapping[str, Any]) -> InterfaceRule | None:
+    rule = InterfaceRule(
+        given.get("device_index"),
+        tuple(sorted(set(given.get("subnet_ids") or []))),
+        {_checked_tag("interface", str(name)): _checked_filter_value("interface", str(name), value) for name, value in (given.get("tags") or {}).items()},
+    )
+    if rule.device_index is not None and rule.device_index < 0:
+        _refuse("interface", f"device_index {rule.device_index}", "is negative")
+    for subnet_id in rule.subnet_ids:
+        if not _SUBNET_ID.fullmatch(subnet_id):
+            _refuse("interface", subnet_id, "is not the id of a subnet, which looks like subnet-0123456789abcdef0")
+    if len(rule.tags) > VALUES_OF_FILTERS:
+        _refuse("interface", sorted(rule.tags), f"has more than {VALUES_OF_FILTERS} tags")
+    return rule if rule != (None, (), {}) else None
+
+
 def _checked_tag(option: str, tag: str) -> str:
     if len(tag) > _TAG_LENGTH:
         _refuse(option, tag, f"is longer than the {_TAG_LENGTH} characters that EC2 allows")
@@ -291,6 +331,20 @@ def describe_filters(query: Query, further: Mapping[str, Sequence[str]]) -> list
         room = VALUES_PER_CALL - sum(len(values) for values in filters.values())
         calls += [{**filters, kind: groups[start : start + room]} for start in range(0, len(groups), room)]
     return [[{"Name": name, "Values": list(values)} for name, values in sorted(filters.items())] for filters in calls]
+
+
+def interface_filters(query: Query) -> list[dict[str, Any]]:
+    """The Filters of the DescribeNetworkInterfaces that finds the interfaces with the tags of ``interface``; empty where it needs none.
+
+    What EC2 takes for a wildcard is written so that it stands for itself.
+    https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html
+    """
+    if not query.interface or not query.interface.tags:
+        return []
+    filters = {f"tag:{name}": re.sub(r"([*?\\])", r"\\\1", value) for name, value in query.interface.tags.items()}
+    if query.vpc_id:
+        filters["vpc-id"] = query.vpc_id
+    return [{"Name": name, "Values": [value]} for name, value in sorted(filters.items())]
 
 
 # --- What EC2 answered ------------------------------------------------------------------------------------------------
@@ -346,19 +400,22 @@ def choose(
     excluded_ids: Mapping[str, frozenset[str]],
     query: Query,
     now: datetime,
+    interface_ids: Mapping[str, frozenset[str]] | None = None,
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, list[dict[str, str]]]]:
     """Choose the usable instances of each group.
 
     :param answers: region → the instances that it listed, each once.
     :param excluded_ids: region → ids that match ``exclude_filters``.
     :param now: the time that ages are reckoned from, with its time zone.
+    :param interface_ids: region → ids of the interfaces with the tags of ``interface``.
     :returns: group as written → instances by launch time and id, and group → ``{instance_id, reason}`` by id.
-    :raises Ec2Error: when one name stands for groups of several VPCs of a region.
+    :raises Ec2Error: when one name stands for groups of several VPCs of a region, and when several interfaces or addresses of an instance fit.
     """
     chosen: dict[str, list[dict[str, Any]]] = {group: [] for group in query.groups}
     excluded: dict[str, list[dict[str, str]]] = {group: [] for group in query.groups}
     wanted = frozenset(query.groups)
     youngest = now - timedelta(seconds=query.min_age)
+    riddles: dict[str, dict[str, str]] = {}
     for region, instances in answers.items():
         vpcs: dict[str, set[str]] = {group: set() for group in query.groups}
         for instance in instances:
@@ -368,11 +425,14 @@ def choose(
                     vpcs[group].update(str(interface.get("VpcId") or instance.get("VpcId")) for interface in interfaces)
                 try:
                     _check_instance(instance, query, excluded_ids.get(region, frozenset()), youngest)
-                    chosen[group].append(_fact(instance, interfaces, region, query))
+                    chosen[group].append(_fact(instance, interfaces, region, query, (interface_ids or {}).get(region, frozenset())))
+                except _Ambiguous as ambiguous:
+                    riddles.setdefault(ambiguous.option, {})[instance["InstanceId"]] = ambiguous.fits
                 except _Unusable as unusable:
                     instance_id = instance["InstanceId"]
                     excluded[group].append({"instance_id": instance_id if _INSTANCE_ID.fullmatch(instance_id) else shown(instance_id), "reason": str(unusable)})
         _refuse_union(region, vpcs)
+    _refuse_riddles(riddles, query)
     for facts in chosen.values():
         facts.sort(key=lambda fact: (fact["launch_time"], fact["instance_id"]))
     for reasons in excluded.values():
@@ -381,8 +441,11 @@ def choose(
 
 
 def keep_one_of_each_address(chosen: dict[str, list[dict[str, Any]]], excluded: Mapping[str, list[dict[str, str]]]) -> None:
-    """Leave an address that several instances have to the newest of them. EC2 may still list the one that had it before, and two servers
-    at one address would get twice the share of the others."""
+    """Leave an address that several instances have to the newest of them, in place. EC2 may still list the one that had it before, and two
+    servers at one address would get twice the share of the others.
+
+    :param chosen: group → all that is usable, of every region and account.
+    """
     owners: dict[str, tuple[str, str]] = {}
     for facts in chosen.values():
         for fact in facts:
@@ -443,8 +506,19 @@ def _refuse_union(region: str, vpcs: Mapping[str, set[str]]) -> None:
             )
 
 
-def _plain(value: str) -> str:
-    return value if _VPC_ID.fullmatch(value) else shown(value)
+def _refuse_riddles(riddles: Mapping[str, Mapping[str, str]], query: Query) -> None:
+    what = {
+        "interface": "several network interfaces match it, and one must",
+        "address_rank": f"several {query.address} addresses are {query.address_rank}, and one must be",
+        "address": "there are several ipv6 addresses and none is the primary one; make one of them primary",
+    }
+    for option, instances in sorted(riddles.items()):
+        names = [f"{_plain(instance_id, _INSTANCE_ID)} {fits}" for instance_id, fits in sorted(instances.items())]
+        raise Ec2Error(f"{option}: {what[option]}: {_joined(names, ', ', _REASONS_SHOWN)}.")
+
+
+def _plain(value: str, pattern: re.Pattern[str] = _VPC_ID) -> str:
+    return value if pattern.fullmatch(value) else shown(value)
 
 
 def _check_instance(instance: Mapping[str, Any], query: Query, excluded_ids: frozenset[str], youngest: datetime) -> None:
@@ -474,23 +548,23 @@ def _launch_time(instance: Mapping[str, Any]) -> datetime:
     raise _Unusable(f"its launch time is not a time: {shown(value)}")
 
 
-def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], region: str, query: Query) -> dict[str, Any]:
+def _fact(instance: Mapping[str, Any], carrying: Sequence[Mapping[str, Any]], region: str, query: Query, interface_ids: frozenset[str]) -> dict[str, Any]:
     launch_time = _launch_time(instance).strftime("%Y-%m-%dT%H:%M:%SZ")
     zone = _matching(_ZONE, (instance.get("Placement") or {}).get("AvailabilityZone"), "its availability zone")
     # Whoever may tag an instance may write here. A template can print a tag, so that none may bring a line of its own.
     tags = dict(sorted((CONTROL.sub(" ", str(tag.get("Key"))), CONTROL.sub(" ", str(tag.get("Value") or ""))) for tag in instance.get("Tags") or []))
     settings = {setting: _setting(setting, query.setting_tags.get(setting), tags) for setting in SETTINGS}
-    if not interfaces:
+    if not carrying:
         raise _Unusable("it has no network interface")
-    # By id first, so that the reason does not depend on the order of the answer when several have a bad index.
-    ordered = sorted(sorted(interfaces, key=lambda interface: str(interface.get("NetworkInterfaceId"))), key=_position)
-    for interface in ordered:
+    interfaces = _in_order(carrying) if query.interface is None else [_interface(instance, query, query.interface, interface_ids)]
+    for interface in interfaces:
         addresses = _addresses(instance, interface)
-        if addresses[ADDRESSES[query.address]]:
+        address = _address(interface, addresses, query)
+        if address:
             return {
                 "instance_id": instance["InstanceId"],
                 "name": _NOT_IN_A_NAME.sub("_", tags.get("Name", "")) or None,
-                "address": addresses[ADDRESSES[query.address]],
+                "address": address,
                 **addresses,
                 "availability_zone": zone,
                 "region": region,
@@ -501,8 +575,51 @@ def _fact(instance: Mapping[str, Any], interfaces: Sequence[Mapping[str, Any]], 
                 **settings,
                 "tags": tags,
             }
-    devices = ", ".join(str(_position(interface)[0]) for interface in ordered)
-    raise _Unusable(f"no {query.address} on the network interface that carries the group (device index {devices})")
+    devices = ", ".join(str(_position(interface)[0]) for interface in interfaces)
+    kind = query.address if query.address_rank == "primary" else f"secondary {query.address}"
+    which = "carries the group" if query.interface is None else "interface asks for"
+    raise _Unusable(f"no {kind} on the network interface that {which} (device index {devices})")
+
+
+def _in_order(interfaces: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    # By id first, so that the reason does not depend on the order of the answer when several have a bad index.
+    return sorted(sorted(interfaces, key=lambda interface: str(interface.get("NetworkInterfaceId"))), key=_position)
+
+
+def _interface(instance: Mapping[str, Any], query: Query, rule: InterfaceRule, tagged: frozenset[str]) -> Mapping[str, Any]:
+    """The interface that the rule asks for, which need not carry the group."""
+    matching = [
+        interface
+        for interface in _in_order(instance.get("NetworkInterfaces") or [])
+        if (not query.vpc_id or interface.get("VpcId", query.vpc_id) == query.vpc_id)
+        and (rule.device_index is None or _position(interface)[0] == rule.device_index)
+        and (not rule.subnet_ids or interface.get("SubnetId") in rule.subnet_ids)
+        and (not rule.tags or interface.get("NetworkInterfaceId") in tagged)
+    ]
+    if not matching:
+        raise _Unusable("it has no network interface that interface asks for")
+    if len(matching) > 1:
+        raise _Ambiguous("interface", [_plain(str(interface.get("NetworkInterfaceId")), _INTERFACE_ID) for interface in matching])
+    return matching[0]
+
+
+def _address(interface: Mapping[str, Any], addresses: Mapping[str, str | None], query: Query) -> str | None:
+    """The address of the kind and rank that are asked for."""
+    fits: list[str | None]
+    option = "address_rank"
+    if query.address == "ipv6":
+        flagged, others = _ipv6_addresses(interface)
+        fits = [*(flagged or others if query.address_rank == "primary" else others)]
+        option = "address" if query.address_rank == "primary" and not flagged else option
+    elif query.address_rank == "primary":
+        fits = [addresses[ADDRESSES[query.address]]]
+    else:
+        secondary = [entry for entry in interface.get("PrivateIpAddresses") or [] if not entry.get("Primary")]
+        fits = [*{_addresses_of_ipv4(entry, entry.get("PrivateDnsName"))[ADDRESSES[query.address]] for entry in secondary}]
+    found = sorted(address for address in fits if address)
+    if len(found) > 1:
+        raise _Ambiguous(option, found)
+    return found[0] if found else None
 
 
 def _setting(setting: str, tag: str | None, tags: Mapping[str, str]) -> int | bool | None:
@@ -521,19 +638,33 @@ def _setting(setting: str, tag: str | None, tags: Mapping[str, str]) -> int | bo
 
 
 def _addresses(instance: Mapping[str, Any], interface: Mapping[str, Any]) -> dict[str, str | None]:
-    association = interface.get("Association") or {}
     private_dns_name = interface.get("PrivateDnsName")
     if not private_dns_name and _position(interface)[0] == 0:
         # EC2 names an interface only in a VPC with DNS hostnames; the instance, whose first interface this is, has a name in any.
         private_dns_name = instance.get("PrivateDnsName")
-    ipv6 = [(not entry.get("IsPrimaryIpv6"), _ipv6(entry.get("Ipv6Address"))) for entry in interface.get("Ipv6Addresses") or []]
+    flagged, others = _ipv6_addresses(interface)
+    ipv6 = flagged or others
+    return {**_addresses_of_ipv4(interface, private_dns_name), "ipv6_address": ipv6[0] if len(ipv6) == 1 else None}
+
+
+def _addresses_of_ipv4(holder: Mapping[str, Any], private_dns_name: object) -> dict[str, str | None]:
+    """What an interface says of its primary address, or an entry of its PrivateIpAddresses of any."""
+    association = holder.get("Association") or {}
     return {
-        "private_ip_address": _ipv4(interface.get("PrivateIpAddress"), "its private address"),
+        "private_ip_address": _ipv4(holder.get("PrivateIpAddress"), "its private address"),
         "public_ip_address": _ipv4(association.get("PublicIp"), "its public address"),
-        "ipv6_address": str(min(ipv6)[1]) if ipv6 else None,
         "private_dns_name": _matching(_DNS_NAME, private_dns_name, "its private DNS name", optional=True),
         "public_dns_name": _matching(_DNS_NAME, association.get("PublicDnsName"), "its public DNS name", optional=True),
     }
+
+
+def _ipv6_addresses(interface: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Those that are flagged as primary, and the others."""
+    found: tuple[set[IPv6Address], set[IPv6Address]] = (set(), set())
+    for entry in interface.get("Ipv6Addresses") or []:
+        found[0 if entry.get("IsPrimaryIpv6") else 1].add(_ipv6(entry.get("Ipv6Address")))
+    flagged, others = found
+    return [str(address) for address in sorted(flagged)], [str(address) for address in sorted(others - flagged)]
 
 
 def _ipv4(value: object, what: str) -> str | None:

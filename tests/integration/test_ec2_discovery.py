@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ec2_endpoint import REGION, Answer, Ec2Endpoint, instance, interface, many, page, security_group
+from ec2_endpoint import REGION, Answer, Ec2Endpoint, error, instance, interface, many, page, security_group
 from ec2_module import ROOT, Result, run_module
 from moto_aws import MotoAws
 
@@ -269,6 +269,62 @@ def test_a_terminated_instance_is_known_by_its_own_groups(ec2: Ec2Endpoint) -> N
     ec2.regions[REGION] = [[instance("i-0000000a", "", state="terminated", groups=[("sg-00000001", "webheads")])]]
     result = run(ec2, states=["terminated"], minimum_instances=0)
     assert result.excluded == {"webheads": [{"instance_id": "i-0000000a", "reason": "it has no network interface"}]}
+
+
+def interfaces(*ids: str, token: str | None = None) -> Answer:
+    items = "".join(f"<item><networkInterfaceId>{one}</networkInterfaceId></item>" for one in ids)
+    return page("DescribeNetworkInterfaces", f"<networkInterfaceSet>{items}</networkInterfaceSet>", token)
+
+
+def test_interfaces_are_asked_for_by_tags_after_the_instances_and_to_the_last_page(ec2: Ec2Endpoint) -> None:
+    ssh = [("sg-00000002", "ssh")]
+    data = interface("10.0.1.1", ssh, device=1, interface_id="eni-0000000b").replace("<vpcId>", "<subnetId>subnet-00000001</subnetId><vpcId>")
+    ec2.regions[REGION] = [[instance("i-0000000a", interface("10.0.0.1"), data)], [instance("i-0000000b")]]
+    ec2.fault("DescribeNetworkInterfaces", interfaces("eni-0000000a", token="1"), interfaces("eni-0000000b"))
+    rule = {"subnet_ids": ["subnet-00000001"], "tags": {"Role": "data", "Use": "*"}}
+    result = run(ec2, interface=rule, vpc_id="vpc-00000001")
+    assert {fact["instance_id"]: fact["address"] for fact in result.instances["webheads"]} == {"i-0000000a": "10.0.1.1"}
+    assert result.excluded["webheads"] == [{"instance_id": "i-0000000b", "reason": "it has no network interface that interface asks for"}]
+    assert [request.operation for request in ec2.requests] == ["DescribeInstances"] * 2 + ["DescribeNetworkInterfaces"] * 2
+    assert ec2.requests[-1].filters == {"tag:Role": ["data"], "tag:Use": ["\\*"], "vpc-id": ["vpc-00000001"]}
+    # What DescribeInstances says by itself needs no other call.
+    ec2.requests.clear()
+    run(ec2, interface={"device_index": 0, "subnet_ids": []})
+    assert {request.operation for request in ec2.requests} == {"DescribeInstances"}
+
+
+def test_a_failed_search_for_interfaces_fails_everything(ec2: Ec2Endpoint) -> None:
+    ec2.regions[REGION] = [[instance("i-0000000a")]]
+    ec2.fault("DescribeNetworkInterfaces", interfaces("eni-0000000a", token="1"), error(403, "UnauthorizedOperation"))
+    result = run(ec2, interface={"tags": {"Role": "data"}})
+    assert result.failed
+    assert result.message.startswith("DescribeNetworkInterfaces in eu-west-1 failed: UnauthorizedOperation")
+    ec2.fault("DescribeNetworkInterfaces", page("Login", "<html/>"))
+    assert "the answer has no NetworkInterfaces" in run(ec2, interface={"tags": {"Role": "data"}}).message
+
+
+def test_a_secondary_address_and_the_primary_ipv6_address_come_from_the_wire(ec2: Ec2Endpoint) -> None:
+    entries = "".join(
+        f"<item><privateIpAddress>10.0.0.{number}</privateIpAddress><primary>{primary}</primary>"
+        f"<association><publicIp>203.0.113.{number}</publicIp></association></item>"
+        for number, primary in ((1, "true"), (2, "false"))
+    )
+    six = interface("10.0.0.1", ipv6=["2001:db8::1", "2001:db8::2"]).replace("::2</ipv6Address>", "::2</ipv6Address><isPrimaryIpv6>true</isPrimaryIpv6>")
+    secondary = six.replace("<ipv6AddressesSet>", f"<privateIpAddressesSet>{entries}</privateIpAddressesSet><ipv6AddressesSet>")
+    ec2.regions[REGION] = [[instance("i-0000000a", secondary)]]
+    found = {
+        (kind, rank): run(ec2, address=kind, address_rank=rank).instances["webheads"][0]["address"]
+        for kind in ("private_ipv4", "public_ipv4", "ipv6")
+        for rank in ("primary", "secondary")
+        if (kind, rank) != ("public_ipv4", "primary")
+    }
+    assert found == {
+        ("private_ipv4", "primary"): "10.0.0.1",
+        ("private_ipv4", "secondary"): "10.0.0.2",
+        ("public_ipv4", "secondary"): "203.0.113.2",
+        ("ipv6", "primary"): "2001:db8::2",
+        ("ipv6", "secondary"): "2001:db8::1",
+    }
 
 
 def listing(*instances: str, token: str | None = None) -> Answer:

@@ -145,8 +145,8 @@ def test_who_follows_the_page_has_a_balancer_in_step_and_every_command_on_it_wor
     for old, new in [
         ("bind *:80\n", f"bind 127.0.0.1:{balancer.port}\n"),
         ("    bind *:8080\n    bind *:8443\n", f"    bind unix@{balancer.folder}/java.sock\n"),
-        ("}}:80 id", f"}}}}:{web.port} id"),
-        ("}}:8080 id", f"}}}}:{web.port} id"),
+        ("default(80, true)", f"default({web.port}, true)"),
+        ("default(8080, true)", f"default({web.port}, true)"),
     ]:
         assert old in template
         template = template.replace(old, new)

@@ -392,6 +392,9 @@ WRONG: list[tuple[str, Any, str]] = [
     ("apply_strategy", "never", "haproxy_autoscale_apply_strategy must be one of: auto, reload, runtime_only, got: never"),
     ("reload_method", "restart", "haproxy_autoscale_reload_method"),
     ("address", "public", "haproxy_autoscale_address"),
+    ("interface", {"device_index": -1}, "interface: 'device_index -1' is negative"),
+    ("interface", {"device": 1}, "haproxy_autoscale_interface"),
+    ("address_rank", "third", "haproxy_autoscale_address_rank"),
     ("port_tag", "p" * 129, "port_tag: 'ppp"),
     ("states", ["alive"], "haproxy_autoscale_states"),
     ("regions", ["Ireland"], "Ireland"),
@@ -655,6 +658,24 @@ def test_a_weight_and_a_limit_by_tag_change_without_a_reload_and_the_port_is_the
     # Where all are backup, all serve.
     apply({"Backup": "on"}, {"Backup": "1"}, {"Backup": "yes"})
     assert stage.serves(1, 2, 3)
+
+
+def test_ipv6_from_the_instance_to_the_client(stage: Stage) -> None:
+    try:
+        web = Backends("::1")
+    except OSError:
+        pytest.skip("there is no IPv6 on loopback")
+    port = stage.balancer.port
+    with web:
+        stage.aws.regions["eu-west-1"] = [[instance(instance_id(1), interface(ipv6=["::1"]))]]
+        stage.variables["haproxy_autoscale_services"][0].update(bind=[f"127.0.0.1:{port}", f"[::1]:{port}"], port=web.port)
+        done = stage.run(haproxy_autoscale_address="ipv6")
+        assert done.status == 0, done.output
+        connection = http.client.HTTPConnection("::1", port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/")
+            assert connection.getresponse().read() == b"::1\n"
+        assert stage.run(haproxy_autoscale_address="ipv6").recap["changed"] == 0
 
 
 # Secrets.

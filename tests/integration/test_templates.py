@@ -440,6 +440,24 @@ def test_the_other_templates_and_the_macros_take_what_tags_say(own: Render, by_t
     assert "    option allbackups\n" in text
 
 
+@pytest.mark.parametrize("name", sorted(str(path.relative_to(ROOT)) for folder in ("templates", "docs/examples") for path in (ROOT / folder).glob("*.cfg.j2")))
+def test_every_template_of_ours_writes_ipv6_as_haproxy_reads_it(surroundings: dict[str, Any], name: str) -> None:
+    instances = [app(1, address="2001:db8::1"), app(2, address="::ffff:10.0.0.2")]
+    variables = {
+        **surroundings,
+        "haproxy_autoscale_by_tag": {"domain": "example.com"},
+        "haproxy_autoscale_services": [
+            {"name": "shop", "security_groups": ["webheads"]},
+            {"name": "b", "bind": ["*:81"], "backup_security_groups": ["webheads"]},
+        ],
+    }
+    text = render(ROOT / name, {"webheads": instances, "tomcats": []}, **variables)
+    text = re.sub(r"^    (user|group|chroot|server-state-file) .*\n", "", text, flags=re.MULTILINE)
+    assert {version: judged(binary, text)[0] for version, binary in binaries().items()} == dict.fromkeys(binaries(), 0), text
+    places = {line.split()[2].rpartition(":")[0] for line in text.splitlines() if line.split()[:1] == ["server"]}
+    assert places == {"[2001:db8::1]", "[::ffff:10.0.0.2]"}
+
+
 # The gallery.
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -72,6 +73,7 @@ class _Server(ThreadingHTTPServer):
         if not ipaddress.ip_address(address).is_loopback:
             raise ValueError(f"{address} is not a loopback address")
         self.address = address
+        self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.healthy = True
         self.requests = 0
         self._lock = threading.Lock()

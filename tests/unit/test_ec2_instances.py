@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_instances import (
     Ec2Error,
+    InterfaceRule,
     MalformedAnswer,
     Query,
     choose,
@@ -120,9 +121,20 @@ def test_an_instance_becomes_the_facts_that_are_promised() -> None:
 
 def test_what_an_instance_has_not_is_none() -> None:
     fact = only(instance())
-    missing = ["name", "public_ip_address", "ipv6_address", "private_dns_name", "public_dns_name", "lifecycle_state", "auto_scaling_group"]
-    missing += ["port", "weight", "backup", "maxconn"]
-    assert [key for key, value in fact.items() if value is None] == missing
+    absent = {
+        "lifecycle_state",
+        "auto_scaling_group",
+        "name",
+        "public_ip_address",
+        "ipv6_address",
+        "private_dns_name",
+        "public_dns_name",
+        "port",
+        "weight",
+        "backup",
+        "maxconn",
+    }
+    assert {key for key, value in fact.items() if value is None} == absent
 
 
 def test_the_auto_scaling_group_is_that_of_its_tag() -> None:
@@ -179,11 +191,138 @@ def test_the_first_interface_has_the_instances_private_name_when_it_has_none() -
     assert only(second)["private_dns_name"] is None
 
 
-def test_the_primary_ipv6_address_is_taken_else_the_lowest() -> None:
-    addresses = [{"Ipv6Address": "2001:db8::10"}, {"Ipv6Address": "2001:db8::9"}]
-    assert only(instance("i-00000001", interface(Ipv6Addresses=addresses)))["ipv6_address"] == "2001:db8::9"
-    addresses[0]["IsPrimaryIpv6"] = True  # type: ignore[assignment]
-    assert only(instance("i-00000001", interface(Ipv6Addresses=addresses)))["ipv6_address"] == "2001:db8::10"
+def ipv6(*addresses: str, primary: int | None = None) -> list[dict[str, Any]]:
+    return [{"Ipv6Address": address, "IsPrimaryIpv6": number == primary} for number, address in enumerate(addresses)]
+
+
+def of_ipv6(*addresses: str, primary: int | None = None, instance_id: str = "i-00000001") -> dict[str, Any]:
+    return instance(instance_id, interface(Ipv6Addresses=ipv6(*addresses, primary=primary)))
+
+
+def test_the_ipv6_address_is_the_primary_one_else_the_only_one() -> None:
+    wanted = query(address="ipv6")
+    assert only(of_ipv6("2001:db8::9"), wanted=wanted)["address"] == "2001:db8::9"
+    fact = only(of_ipv6("2001:db8::9", "2001:db8::10", primary=1), wanted=wanted)
+    assert (fact["address"], fact["ipv6_address"]) == ("2001:db8::10", "2001:db8::10")
+
+
+def test_several_ipv6_addresses_of_which_none_is_primary_are_an_error_where_one_is_asked_for() -> None:
+    two = [of_ipv6("2001:db8::1", "2001:db8::2", instance_id=f"i-{number:08x}") for number in range(12, 0, -1)]
+    with pytest.raises(Ec2Error) as refused:
+        chosen(*two, wanted=query(address="ipv6"))
+    assert str(refused.value).startswith(
+        "address: there are several ipv6 addresses and none is the primary one; make one of them primary: "
+        "i-00000001 (2001:db8::1, 2001:db8::2), i-00000002 (2001:db8::1, 2001:db8::2), "
+    )
+    assert str(refused.value).endswith(", i-0000000a (2001:db8::1, 2001:db8::2), and 2 more.")
+    # What is not asked for may be as it wants.
+    assert only(of_ipv6("2001:db8::1", "2001:db8::2"))["ipv6_address"] is None
+    # Nor does an instance matter that is left out in any case.
+    facts, _excluded = chosen(of_ipv6("2001:db8::3"), two[0], wanted=query(address="ipv6"), excluded_ids=frozenset([two[0]["InstanceId"]]))
+    assert [fact["address"] for fact in facts["webheads"]] == ["2001:db8::3"]
+
+
+def private(*addresses: str, **members: Any) -> list[dict[str, Any]]:
+    """The addresses of an interface, the first of them its primary one."""
+    return [{"PrivateIpAddress": address, "Primary": number == 0, **(members if number else {})} for number, address in enumerate(addresses)]
+
+
+SECONDARY = {
+    "PrivateDnsName": "b.internal",
+    "Association": {"PublicIp": "203.0.113.2", "PublicDnsName": "b.example.com"},
+}
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("private_ipv4", "10.0.0.2"), ("public_ipv4", "203.0.113.2"), ("private_dns", "b.internal"), ("public_dns", "b.example.com"), ("ipv6", "2001:db8::2")],
+)
+def test_the_secondary_address_is_taken_where_it_is_asked_for_and_its_lack_is_a_reason(address: str, expected: str) -> None:
+    wanted = query(address=address, address_rank="secondary")
+    members = {"Ipv6Addresses": ipv6("2001:db8::1", "2001:db8::2", primary=0), "PrivateIpAddresses": private("10.0.0.1", "10.0.0.2", **SECONDARY)}
+    fact = only(instance("i-00000001", interface("10.0.0.1", **members)), wanted=wanted)
+    assert fact["address"] == expected
+    # The rest is as ever.
+    assert (fact["private_ip_address"], fact["ipv6_address"]) == ("10.0.0.1", "2001:db8::1")
+    for none in ({}, {"Ipv6Addresses": ipv6("2001:db8::1", primary=0), "PrivateIpAddresses": private("10.0.0.1")}):
+        said = reason(instance("i-00000001", interface("10.0.0.1", **none)), wanted=wanted)
+        assert said == f"no secondary {address} on the network interface that carries the group (device index 0)"
+
+
+def test_several_secondary_addresses_are_an_error_unless_one_is_of_the_kind_asked_for() -> None:
+    addresses = private("10.0.0.1", "10.0.0.3", "10.0.0.2")
+    addresses[1].update(SECONDARY)
+    one = instance("i-00000001", interface("10.0.0.1", PrivateIpAddresses=addresses))
+    assert only(one, wanted=query(address="public_ipv4", address_rank="secondary"))["address"] == "203.0.113.2"
+    with pytest.raises(Ec2Error) as refused:
+        chosen(one, wanted=query(address_rank="secondary"))
+    assert str(refused.value) == "address_rank: several private_ipv4 addresses are secondary, and one must be: i-00000001 (10.0.0.2, 10.0.0.3)."
+
+
+def test_a_bad_secondary_address_leaves_out_one_instance() -> None:
+    bad = instance("i-00000001", interface("10.0.0.1", PrivateIpAddresses=private("10.0.0.1", "10.0.0.2 disabled")))
+    assert reason(bad, wanted=query(address_rank="secondary")) == "its private address is not an IPv4 address: '10.0.0.2 disabled'"
+    assert only(bad)["address"] == "10.0.0.1"
+
+
+def rule(device_index: int | None = None, *subnet_ids: str, **tags: str) -> InterfaceRule:
+    return InterfaceRule(device_index, subnet_ids, tags)
+
+
+THREE = instance(
+    "i-00000001",
+    interface("10.0.0.1", WEB, device=0, SubnetId="subnet-00000001", NetworkInterfaceId="eni-0000000a"),
+    interface("10.0.1.1", SSH, device=1, SubnetId="subnet-00000001", NetworkInterfaceId="eni-0000000b"),
+    interface("10.0.2.1", SSH, device=2, SubnetId="subnet-00000002", NetworkInterfaceId="eni-0000000c"),
+)
+
+
+def by_rule(wanted: InterfaceRule, *tagged: str, **changes: Any) -> Any:
+    return choose({REGION: [THREE]}, {}, query(interface=wanted, **changes), NOW, {REGION: frozenset(tagged)})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "address"),
+    [
+        (rule(0), "10.0.0.1"),
+        (rule(1), "10.0.1.1"),
+        (rule(None, "subnet-00000002", "subnet-00000009"), "10.0.2.1"),
+        (rule(1, "subnet-00000001"), "10.0.1.1"),
+        (rule(Role="data"), "10.0.1.1"),
+        (rule(1, "subnet-00000001", Role="data"), "10.0.1.1"),
+        # Each of them must hold.
+        (rule(0, "subnet-00000001", Role="data"), None),
+        (rule(1, "subnet-00000002", Role="data"), None),
+        (rule(7), None),
+        (rule(None, "subnet-00000009"), None),
+    ],
+)
+def test_the_address_is_that_of_the_interface_that_is_asked_for_which_need_not_carry_the_group(wanted: InterfaceRule, address: str | None) -> None:
+    facts, excluded = by_rule(wanted, "eni-0000000b", "eni-0000000f")
+    assert [fact["address"] for fact in facts["webheads"]] == [address] * bool(address)
+    reasons = [] if address else [{"instance_id": "i-00000001", "reason": "it has no network interface that interface asks for"}]
+    assert excluded["webheads"] == reasons
+
+
+def test_several_interfaces_that_match_are_an_error_with_their_instances() -> None:
+    with pytest.raises(Ec2Error) as refused:
+        by_rule(rule(None, "subnet-00000001"))
+    assert str(refused.value) == "interface: several network interfaces match it, and one must: i-00000001 (eni-0000000a, eni-0000000b)."
+    many = [{**THREE, "InstanceId": f"i-{number:08x}"} for number in range(5000)]
+    with pytest.raises(Ec2Error, match="and 4990 more") as refused:
+        choose({REGION: many}, {}, query(interface=rule(None, "subnet-00000001")), NOW)
+    assert len(str(refused.value)) < 1000
+
+
+def test_an_interface_in_another_vpc_is_none_that_is_asked_for() -> None:
+    other = interface("10.9.0.1", SSH, device=1, VpcId="vpc-00000002")
+    wanted = query(vpc_id="vpc-00000001", interface=rule(1))
+    assert reason(instance("i-00000001", interface(), other), wanted=wanted) == "it has no network interface that interface asks for"
+
+
+def test_the_interface_that_is_asked_for_must_have_the_address() -> None:
+    said = by_rule(rule(2), address="public_ipv4")[1]["webheads"][0]["reason"]
+    assert said == "no public_ipv4 on the network interface that interface asks for (device index 2)"
 
 
 def test_a_wildcard_match_of_ec2_is_no_match() -> None:

@@ -13,6 +13,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
     Ec2Error,
     checked_regions,
     describe_filters,
+    interface_filters,
     query_from,
 )
 
@@ -24,6 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "exclude_filters": None,
     "states": ["running"],
     "address": "private_ipv4",
+    "address_rank": "primary",
+    "interface": None,
     "port_tag": None,
     "weight_tag": None,
     "backup_tag": None,
@@ -88,6 +91,13 @@ DEFAULTS: dict[str, Any] = {
         ("filters", {"instance-state-name": "running"}, "states"),
         ("filters", {"vpc-id": "vpc-00000001"}, "vpc_id"),
         ("exclude_filters", {"tag:A": []}, "no value"),
+        ("interface", {"device_index": -1}, "negative"),
+        ("interface", {"subnet_ids": ["subnet-1"]}, "subnet-0123456789abcdef0"),
+        ("interface", {"subnet_ids": ["subnet-0000000*"]}, "subnet-0123456789abcdef0"),
+        ("interface", {"tags": {"Role": ["a", "b"]}}, "list"),
+        ("interface", {"tags": {"Role": None}}, "list"),
+        ("interface", {"tags": {"Role": "x" * 256}}, "255"),
+        ("interface", {"tags": {"r" * 129: "x"}}, "128"),
         ("port_tag", "p" * 129, "128"),
         ("backup_tag", "a\nb", "name of a tag"),
     ],
@@ -196,3 +206,24 @@ def test_an_exclusion_by_another_group_is_not_lost_among_the_names() -> None:
         {"instance.group-name": ["maintenance"]},
         {"instance.group-name": ["maintenance"], "instance.group-id": ["sg-00000001"]},
     ]
+
+
+@pytest.mark.parametrize("given", [None, {}, {"device_index": None, "subnet_ids": None, "tags": None}, {"subnet_ids": [], "tags": {}}])
+def test_an_interface_of_which_nothing_is_said_is_as_none(given: dict[str, Any] | None) -> None:
+    assert query_from({**DEFAULTS, "interface": given}).interface is None
+
+
+def test_the_first_interface_can_be_asked_for() -> None:
+    assert query_from({**DEFAULTS, "interface": {"device_index": 0}}).interface == (0, (), {})
+
+
+def test_interfaces_are_asked_for_by_their_tags_only_and_no_wildcard_is_one() -> None:
+    for given in (None, {"device_index": 1, "subnet_ids": ["subnet-00000001"]}):
+        assert interface_filters(query_from({**DEFAULTS, "vpc_id": "vpc-00000001", "interface": given})) == []
+    given = {"device_index": 1, "tags": {"Role": "da*ta?", "Main": True, "Path": "a\\b"}}
+    assert as_dict(interface_filters(query_from({**DEFAULTS, "vpc_id": "vpc-00000001", "interface": given}))) == {
+        "tag:Role": ["da\\*ta\\?"],
+        "tag:Main": ["true"],
+        "tag:Path": ["a\\\\b"],
+        "vpc-id": ["vpc-00000001"],
+    }
