@@ -6,13 +6,19 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_policy import WHO_RUNS, policies
 from ec2_endpoint import REGION, Ec2Endpoint, instance, role_key, security_group
-from ec2_module import Result, run_module
+from ec2_module import ROOT, Result, run_module
 from iam import ACCOUNT, action_of, enforce
 from policies import options_of
 
@@ -144,3 +150,30 @@ def test_a_hook_is_completed_with_its_policy_and_in_no_other_region(ec2: Ec2Endp
     assert [action_of(request) for request in ec2.requests] == ["autoscaling:CompleteLifecycleAction"]
     for refused in (complete("us-east-1"), (obey(ec2, policy_for(options)), complete(REGION))[1]):
         assert "CompleteLifecycleAction" in refused.message and "AccessDenied" in refused.message
+
+
+@pytest.mark.parametrize("playbook", [str(ROOT / "playbooks" / "iam_policy.yml"), "autoscale.haproxy.iam_policy"], ids=["checkout", "collection"])
+def test_one_command_prints_the_policies_of_the_roles_variables(tmp_path: Path, playbook: str) -> None:
+    role = f"arn:aws:iam::{ACCOUNT}:role/discovery"
+    variables = {
+        "haproxy_autoscale_security_groups": ["webheads"],
+        "haproxy_autoscale_regions": [REGION],
+        "haproxy_autoscale_lifecycle": "in_service",
+        "haproxy_autoscale_instance_status": "ok",
+        "haproxy_autoscale_interface": {"tags": {"Role": "traffic"}},
+        "haproxy_autoscale_complete_lifecycle_action": "drain",
+        "haproxy_autoscale_sources": [{}, {"assume_role_arn": [role], "regions": ["all"]}],
+    }
+    (tmp_path / "my-variables.json").write_text(json.dumps({**variables, "ansible_python_interpreter": sys.executable}))
+    collection = tmp_path / "ansible_collections" / "autoscale" / "haproxy"
+    collection.parent.mkdir(parents=True)
+    collection.symlink_to(ROOT)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "ANSIBLE_"))}
+    environment.update({"ANSIBLE_COLLECTIONS_PATH": str(tmp_path), "ANSIBLE_HOME": str(tmp_path / "home"), "ANSIBLE_NOCOLOR": "1"})
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), playbook, "-e", "@my-variables.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    printed = re.findall(r"^ok: \[localhost\] => \(item=([^\n]*)\) => (\{.*?^\})", done.stdout, re.MULTILINE | re.DOTALL)
+    expected = policies(options_of(variables))
+    assert len(expected) == 2
+    assert [{"identity": identity, "policy": json.loads(shown)["msg"]} for identity, shown in printed] == expected
