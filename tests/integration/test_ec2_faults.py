@@ -219,7 +219,7 @@ def test_hostile_text_in_any_field_reaches_no_fact(ec2: Ec2Endpoint) -> None:
     # An id and an address of its own for each.
     told = {f"i-{number:08x}": name for number, name in enumerate(fields, 0x100)}
     hostile = [
-        fields[name](HOSTILE).replace("i-0000000b", told_id).replace("<privateIpAddress>10.0.0.1<", f"<privateIpAddress>10.0.1.{number}<")
+        re.sub("<privateIpAddress>[0-9.]+<", f"<privateIpAddress>10.0.1.{number}<", fields[name](HOSTILE).replace("i-0000000b", told_id))
         for number, (told_id, name) in enumerate(told.items())
     ]
     ec2.regions[REGION] = [[instance("i-0000000a", interface("10.0.2.1"))], hostile]
