@@ -426,9 +426,10 @@ def test_an_entry_can_say_all_that_the_role_can_but_how_aws_is_asked() -> None:
     defaults = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text())
     options = yaml.safe_load((ROLE / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
     taken = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["__haproxy_autoscale_of_a_process"]
-    credentials = {"access_key", "secret_key", "session_token", "profile"}
+    credentials = {"access_key", "secret_key", "session_token", "profile", "assume_role_arn", "external_id", "role_session_name", "sources"}
     asked = {"regions", "vpc_id", "filters", "exclude_filters", "states", "address", "min_age", "minimum_instances", *credentials}
     asked |= {"interface", "address_rank", "port_tag", "weight_tag", "backup_tag", "maxconn_tag"}
+    asked |= {"lifecycle", "standalone_instances", "instance_status"}
     asked |= {"endpoint_url", "aws_ca_bundle", "validate_certs", "retries", "timeout", "processes"}
     asked |= {"confirm_missing_runs", "maximum_outage", "complete_lifecycle_action"}
     assert sorted(taken) == sorted({name.removeprefix("haproxy_autoscale_") for name in defaults} - asked)
