@@ -57,7 +57,8 @@ options:
         default: 0
   result:
     description:
-      - What the group is told. For instances that terminate both go on to their end; V(ABANDON) also ends the actions of other hooks.
+      - What the group is told. V(CONTINUE) leaves the actions of other hooks to be completed.
+      - V(ABANDON) ends them, and keeps an instance that terminates where the group has a policy to retain such.
     type: str
     choices: [CONTINUE, ABANDON]
     default: CONTINUE
@@ -159,6 +160,7 @@ options:
     type: int
     default: 30
 notes:
+  - Credentials are searched for as by M(autoscale.haproxy.ec2_security_group_instance_facts).
   - The one action needed is C(autoscaling:CompleteLifecycleAction). It can be limited to Auto Scaling groups.
 seealso:
   - module: autoscale.haproxy.ec2_security_group_instance_facts

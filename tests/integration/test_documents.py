@@ -286,6 +286,7 @@ def test_the_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
     # Said by others: HAProxy, Ansible, botocore and EC2.
     others = {"could not resolve address", "is undefined", "Failed to import the required Python library (boto3)"}
     others |= {"failed:", "UnauthorizedOperation", "NoCredentialsError", "RequestLimitExceeded", "MetadataRetrievalError", "ProfileNotFound", "AuthFailure"}
+    others |= {"AccessDenied", "RegionDisabledException"}
     others |= {"RequestExpired", "SignatureDoesNotMatch", "ExpiredToken", "ResponseParserError", "PaginationError", "ReadTimeoutError", "ConnectTimeoutError"}
     others |= {"EndpointConnectionError", "ConnectionClosedError", "SSLError"}
     found = messages()
