@@ -403,7 +403,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("sources", [{"regoins": ["eu-west-1"]}], "regoins"),
     ("sources", [{"vpc_id": "vpc"}], "sources[0].vpc_id: 'vpc'"),
     ("assume_role_arn", ["role/far"], "assume_role_arn: 'role/far'"),
-    ("external_id", "agreed", "external_id: 'agreed' is for assuming a role"),
+    ("external_id", "agreed", "external_id: it is for assuming a role"),
     ("role_session_name", "a/b", "role_session_name: 'a/b'"),
     ("regions", ["Ireland"], "Ireland"),
     ("name", "../evil", "haproxy_autoscale_name"),
