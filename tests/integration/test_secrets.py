@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from backends import Backends
 from balancer import Run, free_port
-from ec2_endpoint import Ec2Endpoint, error
+from ec2_endpoint import Ec2Endpoint, error, role_key
 from haproxy_binaries import binaries
 from stage import Stage
 
@@ -176,6 +176,26 @@ def test_what_the_environment_a_profile_or_the_instance_has_is_nowhere(watched: 
         assert watched.found(done, *markers) == {}
 
 
+def test_external_ids_and_the_credentials_of_roles_are_nowhere(watched: Watched) -> None:
+    stage = watched.stage
+    roles = ["arn:aws:iam::111122223333:role/hub", "arn:aws:iam::444455556666:role/discovery"]
+    variables = {
+        "haproxy_autoscale_external_id": "marker-external-id",
+        "haproxy_autoscale_sources": [{"assume_role_arn": roles}, {"assume_role_arn": roles[:1], "external_id": "marker-of-an-entry"}],
+    }
+    stage.members(1, 2)
+    markers = ["marker-external-id", "marker-of-an-entry"]
+    for role in roles:
+        markers += [role_key(role), f"secret-of-{role_key(role)}", f"token-of-{role_key(role)}"]
+    for status in (0, 2):
+        done = watched.run(**variables)
+        assert done.status == status, done.output
+        assert watched.found(done, *markers) == {}
+        assert {request.parameters.get("ExternalId") for request in stage.aws.requests} == {None, *markers[:2]}
+        assert {role_key(role) for role in roles} < {request.access_key for request in stage.aws.requests}
+        stage.aws.fault("DescribeInstances", error(403, "UnauthorizedOperation"))
+
+
 def test_a_password_in_the_endpoints_url_is_refused_and_not_shown(watched: Watched) -> None:
     stage = watched.stage
     stage.apply(1, 2)
@@ -184,5 +204,5 @@ def test_a_password_in_the_endpoints_url_is_refused_and_not_shown(watched: Watch
     for variables in ({"haproxy_autoscale_endpoint_url": url}, {}):
         done = watched.run(**variables)
         assert done.status != 0
-        assert "endpoint_url: it has an @" in done.text
+        assert ("endpoint_url" if variables else "AWS_ENDPOINT_URL") + ": it has an @" in done.text
         assert watched.found(done, "marker-url-password") == {}
