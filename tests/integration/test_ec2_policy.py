@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_policy import WHO_RUNS, policies
-from ec2_endpoint import REGION, Ec2Endpoint, instance, role_key, security_group
+from ec2_endpoint import REGION, Ec2Endpoint, instance, page, role_key, security_group
 from ec2_module import ROOT, Result, run_module
 from iam import ACCOUNT, action_of, enforce
 from policies import options_of
@@ -31,6 +31,8 @@ CONFIGURATIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
     "two regions": ({"regions": [REGION, "us-east-1"]}, set()),
     "all regions": ({"regions": ["all"]}, {"ec2:DescribeRegions"}),
     "in service": ({"lifecycle": "in_service"}, {"autoscaling:DescribeAutoScalingInstances"}),
+    "an interface by index": ({"interface": {"device_index": 0}}, set()),
+    "an interface by tag": ({"interface": {"tags": {"Role": "traffic"}}}, {"ec2:DescribeNetworkInterfaces"}),
     "status": ({"instance_status": "ok", "regions": [REGION]}, {"ec2:DescribeInstanceStatus"}),
 }
 
@@ -40,6 +42,8 @@ def ec2() -> Iterator[Ec2Endpoint]:
     with Ec2Endpoint() as endpoint:
         tags = {"aws:autoscaling:groupName": "web"}
         endpoint.regions = {REGION: [[instance("i-0000000a", tags=tags)]], "us-east-1": [[instance("i-0000000b", tags=tags)]]}
+        found = "<networkInterfaceSet><item><networkInterfaceId>eni-00000000</networkInterfaceId></item></networkInterfaceSet>"
+        endpoint.fault("DescribeNetworkInterfaces", page("DescribeNetworkInterfaces", found))
         endpoint.lifecycle_states = {"i-0000000a": "InService", "i-0000000b": "InService"}
         endpoint.groups = {REGION: [security_group("sg-00000001", "webheads")]}
         yield endpoint
