@@ -35,6 +35,7 @@ from .ec2_instances import (
     listed,
     missing_groups,
     query_from,
+    refuse_riddles,
     shortfall,
     unseen,
 )
@@ -140,6 +141,7 @@ def discover(options: Mapping[str, Any]) -> dict[str, Any]:
     if options["instance_status"] == "ok":
         ids = by_place(every.chosen, lambda fact: True)
         every = by_status(every, _ask(accounts, "ec2", ids, _INSTANCES_OF_STATUS, _statuses))
+    refuse_riddles(every.chosen, every.draining)
     # Of the usable ones of all sources: one that is on its way out, or not in service yet, takes no address from one that is.
     keep_one_of_each_address(every.chosen, every.excluded)
     too_few = shortfall(query, every.chosen, reasons_of(every))

@@ -90,13 +90,12 @@ class _Unusable(Exception):
     """Why one instance is left out."""
 
 
-class _Ambiguous(Exception):
-    """What of an instance fits an option more than once: nobody knows which is meant, so that nothing can be returned."""
+class _Riddle(NamedTuple):
+    """What of an instance fits an option more than once: nobody knows which is meant."""
 
-    def __init__(self, option: str, fits: Sequence[str]) -> None:
-        super().__init__(option)
-        self.option = option
-        self.fits = f"({_joined(fits, ', ', _REASONS_SHOWN)})"
+    option: str
+    why: str
+    fits: str
 
 
 class InterfaceRule(NamedTuple):
@@ -408,14 +407,14 @@ def choose(
     :param excluded_ids: region → ids that match ``exclude_filters``.
     :param now: the time that ages are reckoned from, with its time zone.
     :param interface_ids: region → ids of the interfaces with the tags of ``interface``.
-    :returns: group as written → instances by launch time and id, and group → ``{instance_id, reason}`` by id.
-    :raises Ec2Error: when one name stands for groups of several VPCs of a region, and when several interfaces or addresses of an instance fit.
+    :returns: group as written → instances by launch time and id, and group → ``{instance_id, reason}`` by id. An instance of which several
+        interfaces or addresses fit has a ``riddle``, for refuse_riddles.
+    :raises Ec2Error: when one name stands for groups of several VPCs of a region.
     """
     chosen: dict[str, list[dict[str, Any]]] = {group: [] for group in query.groups}
     excluded: dict[str, list[dict[str, str]]] = {group: [] for group in query.groups}
     wanted = frozenset(query.groups)
     youngest = now - timedelta(seconds=query.min_age)
-    riddles: dict[str, dict[str, str]] = {}
     for region, instances in answers.items():
         vpcs: dict[str, set[str]] = {group: set() for group in query.groups}
         for instance in instances:
@@ -426,18 +425,34 @@ def choose(
                 try:
                     _check_instance(instance, query, excluded_ids.get(region, frozenset()), youngest)
                     chosen[group].append(_fact(instance, interfaces, region, query, (interface_ids or {}).get(region, frozenset())))
-                except _Ambiguous as ambiguous:
-                    riddles.setdefault(ambiguous.option, {})[instance["InstanceId"]] = ambiguous.fits
                 except _Unusable as unusable:
                     instance_id = instance["InstanceId"]
                     excluded[group].append({"instance_id": instance_id if _INSTANCE_ID.fullmatch(instance_id) else shown(instance_id), "reason": str(unusable)})
         _refuse_union(region, vpcs)
-    _refuse_riddles(riddles, query)
     for facts in chosen.values():
         facts.sort(key=lambda fact: (fact["launch_time"], fact["instance_id"]))
     for reasons in excluded.values():
         reasons.sort(key=lambda entry: (entry["instance_id"], entry["reason"]))
     return chosen, excluded
+
+
+def refuse_riddles(chosen: Mapping[str, Sequence[dict[str, Any]]], draining: Mapping[str, Sequence[dict[str, Any]]]) -> None:
+    """Refuse an address that could be one or another, once it is known who gets requests. Whoever is on the way out has the first that fits.
+
+    :raises Ec2Error: naming the option, the instances and what fits.
+    """
+    riddles: dict[tuple[str, str], dict[str, str]] = {}
+    for facts in chosen.values():
+        for fact in facts:
+            if "riddle" in fact:
+                riddle: _Riddle = fact["riddle"]
+                riddles.setdefault((riddle.option, riddle.why), {})[fact["instance_id"]] = riddle.fits
+    for (option, why), instances in sorted(riddles.items()):
+        names = [f"{instance_id} ({fits})" for instance_id, fits in sorted(instances.items())]
+        raise Ec2Error(f"{option}: {why}: {_joined(names, ', ', _REASONS_SHOWN)}.")
+    for facts in draining.values():
+        for fact in facts:
+            fact.pop("riddle", None)
 
 
 def keep_one_of_each_address(chosen: dict[str, list[dict[str, Any]]], excluded: Mapping[str, list[dict[str, str]]]) -> None:
@@ -506,17 +521,6 @@ def _refuse_union(region: str, vpcs: Mapping[str, set[str]]) -> None:
             )
 
 
-def _refuse_riddles(riddles: Mapping[str, Mapping[str, str]], query: Query) -> None:
-    what = {
-        "interface": "several network interfaces match it, and one must",
-        "address_rank": f"several {query.address} addresses are {query.address_rank}, and one must be",
-        "address": "there are several ipv6 addresses and none is the primary one; make one of them primary",
-    }
-    for option, instances in sorted(riddles.items()):
-        names = [f"{_plain(instance_id, _INSTANCE_ID)} {fits}" for instance_id, fits in sorted(instances.items())]
-        raise Ec2Error(f"{option}: {what[option]}: {_joined(names, ', ', _REASONS_SHOWN)}.")
-
-
 def _plain(value: str, pattern: re.Pattern[str] = _VPC_ID) -> str:
     return value if pattern.fullmatch(value) else shown(value)
 
@@ -556,10 +560,13 @@ def _fact(instance: Mapping[str, Any], carrying: Sequence[Mapping[str, Any]], re
     settings = {setting: _setting(setting, query.setting_tags.get(setting), tags) for setting in SETTINGS}
     if not carrying:
         raise _Unusable("it has no network interface")
-    interfaces = _in_order(carrying) if query.interface is None else [_interface(instance, query, query.interface, interface_ids)]
+    interfaces = _in_order(carrying) if query.interface is None else _interfaces_asked_for(instance, query, query.interface, interface_ids)
     for interface in interfaces:
         addresses = _addresses(instance, interface)
-        address = _address(interface, addresses, query)
+        address, riddle = _address(interface, addresses, query)
+        if query.interface is not None and len(interfaces) > 1:
+            fits = [_plain(str(interface.get("NetworkInterfaceId")), _INTERFACE_ID) for interface in interfaces]
+            riddle = _Riddle("interface", "several network interfaces match it, and one must", _joined(fits, ", ", _REASONS_SHOWN))
         if address:
             return {
                 "instance_id": instance["InstanceId"],
@@ -574,6 +581,7 @@ def _fact(instance: Mapping[str, Any], carrying: Sequence[Mapping[str, Any]], re
                 "auto_scaling_group": tags.get(GROUP_TAG) or None,
                 **settings,
                 "tags": tags,
+                **({"riddle": riddle} if riddle else {}),
             }
     devices = ", ".join(str(_position(interface)[0]) for interface in interfaces)
     kind = query.address if query.address_rank == "primary" else f"secondary {query.address}"
@@ -586,8 +594,8 @@ def _in_order(interfaces: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]
     return sorted(sorted(interfaces, key=lambda interface: str(interface.get("NetworkInterfaceId"))), key=_position)
 
 
-def _interface(instance: Mapping[str, Any], query: Query, rule: InterfaceRule, tagged: frozenset[str]) -> Mapping[str, Any]:
-    """The interface that the rule asks for, which need not carry the group."""
+def _interfaces_asked_for(instance: Mapping[str, Any], query: Query, rule: InterfaceRule, tagged: frozenset[str]) -> list[Mapping[str, Any]]:
+    """The interfaces that the rule asks for, which need not carry the group. It should be one."""
     matching = [
         interface
         for interface in _in_order(instance.get("NetworkInterfaces") or [])
@@ -598,28 +606,26 @@ def _interface(instance: Mapping[str, Any], query: Query, rule: InterfaceRule, t
     ]
     if not matching:
         raise _Unusable("it has no network interface that interface asks for")
-    if len(matching) > 1:
-        raise _Ambiguous("interface", [_plain(str(interface.get("NetworkInterfaceId")), _INTERFACE_ID) for interface in matching])
-    return matching[0]
+    return matching
 
 
-def _address(interface: Mapping[str, Any], addresses: Mapping[str, str | None], query: Query) -> str | None:
-    """The address of the kind and rank that are asked for."""
+def _address(interface: Mapping[str, Any], addresses: Mapping[str, str | None], query: Query) -> tuple[str | None, _Riddle | None]:
+    """The address of the kind and rank that are asked for, the first of them when several fit."""
     fits: list[str | None]
-    option = "address_rank"
+    option, why = "address_rank", f"several {query.address} addresses are {query.address_rank}, and one must be"
     if query.address == "ipv6":
         flagged, others = _ipv6_addresses(interface)
         fits = [*(flagged or others if query.address_rank == "primary" else others)]
-        option = "address" if query.address_rank == "primary" and not flagged else option
+        if query.address_rank == "primary" and not flagged:
+            option, why = "address", "there are several ipv6 addresses and none is the primary one; make one of them primary"
     elif query.address_rank == "primary":
         fits = [addresses[ADDRESSES[query.address]]]
     else:
         secondary = [entry for entry in interface.get("PrivateIpAddresses") or [] if not entry.get("Primary")]
         fits = [*{_addresses_of_ipv4(entry, entry.get("PrivateDnsName"))[ADDRESSES[query.address]] for entry in secondary}]
     found = sorted(address for address in fits if address)
-    if len(found) > 1:
-        raise _Ambiguous(option, found)
-    return found[0] if found else None
+    riddle = _Riddle(option, why, _joined(found, ", ", _REASONS_SHOWN)) if len(found) > 1 else None
+    return (found[0] if found else None), riddle
 
 
 def _setting(setting: str, tag: str | None, tags: Mapping[str, str]) -> int | bool | None:

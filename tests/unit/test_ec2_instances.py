@@ -23,6 +23,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
     listed,
     merge,
     missing_groups,
+    refuse_riddles,
     shortfall,
     shown,
     unseen,
@@ -68,7 +69,12 @@ def instance(instance_id: str = "i-00000001", *interfaces: dict[str, Any], **mem
 
 def chosen(*instances: dict[str, Any], wanted: Query | None = None, excluded_ids: frozenset[str] = frozenset()) -> Any:
     wanted = wanted or query()
-    return choose({REGION: instances}, {REGION: excluded_ids}, wanted, NOW)
+    return settled(choose({REGION: instances}, {REGION: excluded_ids}, wanted, NOW))
+
+
+def settled(found: tuple[Any, Any]) -> tuple[Any, Any]:
+    refuse_riddles(found[0], {})
+    return found
 
 
 def only(*instances: dict[str, Any], wanted: Query | None = None) -> dict[str, Any]:
@@ -278,7 +284,7 @@ THREE = instance(
 
 
 def by_rule(wanted: InterfaceRule, *tagged: str, **changes: Any) -> Any:
-    return choose({REGION: [THREE]}, {}, query(interface=wanted, **changes), NOW, {REGION: frozenset(tagged)})
+    return settled(choose({REGION: [THREE]}, {}, query(interface=wanted, **changes), NOW, {REGION: frozenset(tagged)}))
 
 
 @pytest.mark.parametrize(
@@ -310,8 +316,16 @@ def test_several_interfaces_that_match_are_an_error_with_their_instances() -> No
     assert str(refused.value) == "interface: several network interfaces match it, and one must: i-00000001 (eni-0000000a, eni-0000000b)."
     many = [{**THREE, "InstanceId": f"i-{number:08x}"} for number in range(5000)]
     with pytest.raises(Ec2Error, match="and 4990 more") as refused:
-        choose({REGION: many}, {}, query(interface=rule(None, "subnet-00000001")), NOW)
+        settled(choose({REGION: many}, {}, query(interface=rule(None, "subnet-00000001")), NOW))
     assert len(str(refused.value)) < 1000
+
+
+def test_of_one_on_its_way_out_several_interfaces_may_match() -> None:
+    facts, _excluded = choose({REGION: [THREE]}, {}, query(interface=rule(None, "subnet-00000001")), NOW)
+    refuse_riddles({}, facts)
+    (fact,) = facts["webheads"]
+    assert fact["address"] == "10.0.0.1"
+    assert fact.keys() == only(instance()).keys()
 
 
 def test_an_interface_in_another_vpc_is_none_that_is_asked_for() -> None:

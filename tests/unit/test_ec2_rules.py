@@ -29,6 +29,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
     instances_in,
     keep_one_of_each_address,
     merge,
+    refuse_riddles,
 )
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.ec2_lifecycle import Place, Sorted, by_lifecycle
 from botocore.model import ServiceModel, Shape
@@ -291,15 +292,13 @@ def judged(instance: Mapping[str, Any], group: str, query: Query, excluded: froz
         candidates = [one for one in candidates if device is None or indexes[id(one)] == device]
         candidates = [one for one in candidates if not subnets or one.get("SubnetId") in subnets]
         candidates = [one for one in candidates if not tags or one.get("NetworkInterfaceId") in tagged]
-        if len(candidates) > 1:
-            raise Riddle
     for interface in sorted(candidates, key=lambda one: (place(one), str(one.get("NetworkInterfaceId")))):
         found = addresses(instance, interface, query)
-        if len(found) > 1:
-            raise Riddle
         if found:
             if not re.fullmatch("vpc-[0-9a-f]{8,17}", vpc(interface, instance)):
                 raise Out
+            if len(found) > 1 or (query.interface is not None and len(candidates) > 1):
+                raise Riddle
             return launched[:19], found.pop(), settings
     raise Out
 
@@ -336,6 +335,7 @@ def by_the_rules(instances: list[dict[str, Any]], query: Query, excluded: frozen
 
 def discovered(instances: Iterable[dict[str, Any]], query: Query, excluded: frozenset[str], tagged: frozenset[str]) -> tuple[Any, Any]:
     facts, reasons = choose({"eu-west-1": instances}, {"eu-west-1": excluded}, query, NOW, {"eu-west-1": tagged})
+    refuse_riddles(facts, {})
     keep_one_of_each_address(facts, reasons)
     return facts, reasons
 
@@ -434,6 +434,7 @@ def test_each_instance_of_a_group_is_usable_or_on_its_way_out_or_left_out(chance
     except Ec2Error:
         return
     facts = {group: [{**fact, "source": 0} for fact in list_] for group, list_ in facts.items()}
+    refuse_riddles({}, facts)
     states = {name: chance.choice(STATES) for name in sorted(found)}
     every = by_lifecycle(Sorted(facts, {group: [] for group in query.groups}, reasons), {Place(0, "eu-west-1"): states}, standalone)
     keep_one_of_each_address(every.chosen, every.excluded)
