@@ -497,6 +497,14 @@ ansible_facts:
               returned: success
               type: str
               sample: it matches exclude_filters
+            unanswered:
+              description:
+                - V(true) when it was left out because Auto Scaling, or the status checks, did not list it in this answer. The answers are eventually
+                  consistent, so that the next one may.
+                - Absent else.
+              returned: when nobody has said anything of it
+              type: bool
+              sample: true
       sample:
         webheads:
           - instance_id: i-0123456789abcdef1

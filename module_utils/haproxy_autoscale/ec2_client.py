@@ -60,6 +60,13 @@ else:
     BOTOCORE_IMPORT_ERROR = None
 
 PAGE_SIZE = 1000
+# What is answered to a call that is wrong, and will always be: a filter that EC2 does not have, a region that is not enabled. What may pass, or what another
+# has to mend (a right, a clock, an expired credential), is none of these.
+# https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+_MISTAKES = (
+    *("InvalidParameter", "InvalidFilter", "InvalidVpcID", "InvalidGroup", "InvalidSecurityGroup"),
+    *("MissingParameter", "UnknownParameter", "FilterLimitExceeded", "ValidationError", "OptInRequired"),
+)
 # Where DescribeRegions is asked when nothing names a region; every region of a partition knows the others.
 _REGION_THAT_LISTS = "us-east-1"
 # How many calls are made side by side. Parsing the answers takes this process's one processor, so more would only wait for it.
@@ -283,6 +290,8 @@ class _Account:
                 self._session.set_credentials(options["access_key"], options["secret_key"], options["session_token"] or None)
             if loader:
                 self._session.register_component("data_loader", loader)
+            # What reads the models. To ask for it is the first thing that reads the profile.
+            self.loader = self._session.get_component("data_loader")
         self.regions = source.regions
         if source.regions in ((), ("all",)):
             home = self._own_region() or (_REGION_THAT_LISTS if source.regions else "")
@@ -292,11 +301,6 @@ class _Account:
                     "tells that of this host over IMDSv2. Set regions, or [all] for every enabled region."
                 )
             self.regions = checked_regions([home])
-
-    @property
-    def loader(self) -> Any:
-        """What reads the models."""
-        return self._session.get_component("data_loader")
 
     def client(self, service: str, region: str) -> Any:
         """A client. To be made in the main thread."""
@@ -518,8 +522,7 @@ def _reported(what: str, kind: type[Ec2Error] = FailedCall) -> Iterator[None]:
         answer = error.response.get("Error", {})
         attempts = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) + 1
         tried = f" after {attempts} attempts" if attempts > 1 else ""
-        if str(answer.get("Code")).startswith("InvalidParameter"):
-            # A filter that EC2 does not have, say: it answers, and will always answer so.
+        if str(answer.get("Code")).startswith(_MISTAKES):
             kind = Ec2Error
         raise kind(f"{what} failed{tried}: {_short(answer.get('Code'))}: {_short(answer.get('Message'))}") from error
     except NoCredentialsError as error:

@@ -41,11 +41,15 @@ class Sorted(NamedTuple):
 
     chosen: dict[str, list[dict[str, Any]]]
     draining: dict[str, list[dict[str, Any]]]
-    excluded: dict[str, list[dict[str, str]]]
+    excluded: dict[str, list[dict[str, Any]]]
 
 
 class _Unusable(Exception):
     """Why an instance is left out."""
+
+
+class _Unanswered(_Unusable):
+    """Nobody said anything of it, which another answer may do."""
 
 
 def by_place(facts: Facts, wanted: Callable[[Mapping[str, Any]], object]) -> dict[Place, list[str]]:
@@ -73,7 +77,7 @@ def by_lifecycle(found: Sorted, states: Mapping[Place, Mapping[str, str]], stand
             state = states.get(Place(fact["source"], fact["region"]), {}).get(fact["instance_id"], "")
         if not state:
             # Gone, or so new that Auto Scaling does not list it yet. Neither is in service.
-            raise _Unusable(f"it carries the tag of the Auto Scaling group {shown(name)}, and Auto Scaling does not list it")
+            raise _Unanswered(f"it carries the tag of the Auto Scaling group {shown(name)}, and Auto Scaling does not list it")
         if state == _DETACHED:
             if standalone == "exclude":
                 raise _Unusable("it is in no Auto Scaling group, and standalone_instances is exclude")
@@ -94,7 +98,7 @@ def by_status(found: Sorted, statuses: Mapping[Place, Mapping[str, Mapping[str, 
     def judged(fact: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
         checks = statuses.get(Place(fact["source"], fact["region"]), {}).get(fact["instance_id"])
         if checks is None:
-            raise _Unusable("EC2 has no status of it")
+            raise _Unanswered("EC2 has no status of it")
         failed = [f"its {check} status is {shown(status)}" for check, status in checks.items() if status != "ok"]
         if failed:
             raise _Unusable(", ".join(failed))
@@ -114,7 +118,10 @@ def _sorted_out(found: Sorted, judged: Callable[[Mapping[str, Any]], tuple[dict[
                 new, drains = judged(fact)
                 (draining if drains else chosen)[group].append(new)
             except _Unusable as unusable:
-                excluded[group].append({"instance_id": fact["instance_id"], "reason": str(unusable)})
+                entry: dict[str, Any] = {"instance_id": fact["instance_id"], "reason": str(unusable)}
+                if isinstance(unusable, _Unanswered):
+                    entry["unanswered"] = True
+                excluded[group].append(entry)
         excluded[group].sort(key=lambda entry: (entry["instance_id"], entry["reason"]))
     return Sorted(chosen, draining, excluded)
 

@@ -279,7 +279,10 @@ def test_half_a_pair_of_credentials_fails(ec2: Ec2Endpoint) -> None:
 
 
 def test_a_profile_that_does_not_exist_fails(ec2: Ec2Endpoint) -> None:
-    assert_failed(run(ec2, profile="nowhere"), "ProfileNotFound", "nowhere")
+    for regions in ([], ["eu-west-1"]):
+        result = run(ec2, profile="nowhere", regions=regions)
+        assert_failed(result, "Reading the AWS configuration failed: ProfileNotFound", "nowhere")
+        assert result["failure"] == "options"
 
 
 def test_a_name_that_does_not_resolve_fails(ec2: Ec2Endpoint) -> None:
@@ -385,8 +388,9 @@ def test_a_group_need_exist_in_one_of_the_regions_only(ec2: Ec2Endpoint) -> None
 def test_a_failed_call_is_told_from_what_another_try_does_not_change(ec2: Ec2Endpoint) -> None:
     mistakes: list[dict[str, Any]] = [{"profile": "nobody"}, {"min_age": -1}, {"minimum_instances": 4}, {"security_groups": ["apis"]}]
     assert [run(ec2, **mistake)["failure"] for mistake in mistakes] == ["options"] * len(mistakes)
-    ec2.fault("DescribeInstances", error(400, "InvalidParameterValue", "The filter 'colour' is invalid"))
-    assert run(ec2, filters={"colour": "blue"})["failure"] == "options"
+    for code in ("InvalidParameterValue", "InvalidVpcID.NotFound", "MissingParameter", "FilterLimitExceeded", "OptInRequired"):
+        ec2.fault("DescribeInstances", error(400, code, "The filter 'colour' is invalid"))
+        assert run(ec2, filters={"colour": "blue"})["failure"] == "options"
     for answer in (error(500, "InternalError"), error(403, "UnauthorizedOperation"), Answer(200, "no XML at all")):
         ec2.fault("DescribeInstances", answer)
         assert run(ec2)["failure"] == "api"

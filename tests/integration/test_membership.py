@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ def test_who_is_missing_from_an_answer_stays_until_enough_runs_in_a_row_have_mis
     same = stage.untouched()
     # Missing once, and back.
     once = stage.apply(1, 2)
-    assert f"{instance_id(3)} is missing from EC2's answer in 1 of 3 runs that haproxy_autoscale_confirm_missing_runs asks for; it stays" in once.text
+    assert f"{instance_id(3)} is missing from AWS's answer in 1 of 3 runs that haproxy_autoscale_confirm_missing_runs asks for; it stays" in once.text
     assert noted(stage, "missing") == {instance_id(3): 1}
     stage.apply(1, 2, 3)
     assert noted(stage, "missing") is None
@@ -95,6 +96,25 @@ def test_what_ec2_says_a_word_of_goes_at_once_with_the_reason(stage: Stage) -> N
     assert done.status != 0
     assert "Too few usable instances" in done.text
     assert same()
+
+
+def test_whom_auto_scaling_does_not_list_is_missing_as_well(stage: Stage) -> None:
+    """It is listed by EC2 with the tag of its group, and its state is not known."""
+    stage.variables.update(haproxy_autoscale_confirm_missing_runs=2, haproxy_autoscale_lifecycle="in_service")
+    tagged = {"aws:autoscaling:groupName": "web"}
+    stage.aws.regions["eu-west-1"] = [[one(number, tags=tagged) for number in (1, 2, 3)]]
+    everybody = {instance_id(number): "InService" for number in (1, 2, 3)}
+    stage.aws.lifecycle_states = everybody
+    assert stage.run().status == 0
+    assert stage.serves(1, 2, 3)
+    stage.aws.lifecycle_states = {instance_id(1): "InService", instance_id(2): "InService"}
+    missed = stage.run("-v")
+    assert f"{instance_id(3)} is missing from AWS's answer in 1 of 2 runs" in missed.text
+    rows = [line for line in missed.output.splitlines() if re.search(rf"webheads +{instance_id(3)} ", line)]
+    assert len(rows) == 1 and " in " in rows[0], rows
+    assert stage.serves(1, 2, 3)
+    assert f"removed {instance_id(3)} (it carries the tag of the Auto Scaling group" in stage.run().text
+    assert stage.serves(1, 2)
 
 
 def test_who_the_members_are_is_believed_of_the_text_on_disk_alone(stage: Stage) -> None:
@@ -151,7 +171,7 @@ def test_a_template_of_the_users_own_is_given_who_stays_in_its_place(stage: Stag
     stage.members(1, 3)
     done = stage.balancer.run(variables, playbook=playbook)
     assert done.status == 0, done.output
-    assert f"{instance_id(2)} is missing from EC2's answer in 1 of 2 runs" in done.text
+    assert f"{instance_id(2)} is missing from AWS's answer in 1 of 2 runs" in done.text
     # Nobody has moved up.
     assert same()
 
