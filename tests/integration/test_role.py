@@ -401,7 +401,6 @@ WRONG: list[tuple[str, Any, str]] = [
     ("standalone_instances", "exclude", "standalone_instances: 'exclude' is for lifecycle in_service"),
     ("instance_status", "good", "haproxy_autoscale_instance_status"),
     ("sources", [{"regoins": ["eu-west-1"]}], "regoins"),
-    ("sources", [{"vpc_id": "vpc"}], "sources[0].vpc_id: 'vpc'"),
     ("assume_role_arn", ["role/far"], "assume_role_arn: 'role/far'"),
     ("external_id", "agreed", "external_id: it is for assuming a role"),
     ("role_session_name", "a/b", "role_session_name: 'a/b'"),
