@@ -907,6 +907,19 @@ def weights(text: str) -> dict[tuple[str, str], int]:
     return found
 
 
+def silenced(before: str, after: str) -> list[str]:
+    """The backends of `after` in which each server has the weight 0, and had not in `before`: they would answer every request with 503. Pure.
+
+    A server whose weight the text does not tell counts as one that serves.
+    """
+
+    def backends(text: str, none: int) -> set[str]:
+        named = [section for section in _sections(text) if len(section.heading) > 1]
+        return {section.heading[1] for section in named for server in section.servers if _weight(server) != none}
+
+    return sorted((backends(after, -1) - backends(after, 0)) & backends(before, 0))
+
+
 def _weight(server: _Server) -> int | None:
     values = [values[0] for keyword, values in _entries(server.words) if keyword == "weight" and values] or [DEFAULTS["weight"]]
     return int(values[-1]) if values[-1].isdigit() and not server.raw else None

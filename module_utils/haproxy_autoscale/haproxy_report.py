@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_ids, haproxy_inspect, haproxy_process, haproxy_reload, haproxy_state
+from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_ids, haproxy_inspect, haproxy_plan, haproxy_process, haproxy_reload, haproxy_state
 from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
 from .haproxy_plan import Step
 from .haproxy_reload import SOCKET_TIMEOUT, Run
@@ -97,7 +97,7 @@ def _failed_before(definition: Definition, checksum: str, binary: str, retry_fai
     return failure.error if failure.when <= now < failure.when + retry_failed else ""
 
 
-def _refusal(definition: Definition, candidate: Candidate, differs: bool, before: Servers, wanted: Servers) -> dict[str, Any]:
+def _refusal(definition: Definition, candidate: Candidate, config_file: ConfigFile | None, differs: bool, before: Servers, wanted: Servers) -> dict[str, Any]:
     """Whether the candidate removes too much, and how many runs in a row have seen exactly its servers.
 
     An emptied backend is never accepted by repetition: an answer that is wrong for a minute is easily wrong for five.
@@ -105,6 +105,10 @@ def _refusal(definition: Definition, candidate: Candidate, differs: bool, before
     # What stands in the file already was allowed by the run that wrote it, and waits for HAProxy only: for its newcomers' checks, say.
     refusals = haproxy_config.refusals(before, wanted, candidate.maximum_removed_percent) if differs else []
     emptied = any(before[backend] and not wanted.get(backend) for backend in before)
+    if differs and config_file is not None and candidate.maximum_removed_percent < 100:
+        silenced = haproxy_plan.silenced(config_file.text, candidate.text)
+        refusals += [f"backend {backend} would serve nobody: each of its servers would have the weight 0" for backend in silenced]
+        emptied = emptied or bool(silenced)
     earlier = haproxy_state.read_refusal(definition.state_dir, definition.name)
     facts: dict[str, Any] = {"refusals": refusals, "confirmed": False, "refusal": None}
     if refusals and candidate.confirm_runs > 0 and not emptied:
@@ -314,7 +318,7 @@ def _candidate_facts(
         "failed_before": _failed_before(definition, checksum, binary, candidate.retry_failed, time.time()) if running is not None else "",
         "impossible_binds": _impossible_binds(definition, configuration, running, candidate.start),
         "unwritable": _unwritable(definition, len(candidate.text)) if differs or plan != "none" else [],
-        **_refusal(definition, candidate, differs, before, wanted),
+        **_refusal(definition, candidate, config_file, differs, before, wanted),
         **_missing(definition, candidate, config_file, checksum),
         "held": _held(definition, candidate, running, wanted) if candidate.sought else [],
         "plan": plan,

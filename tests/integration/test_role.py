@@ -667,6 +667,16 @@ def test_a_weight_and_a_limit_by_tag_change_without_a_reload_and_the_port_is_the
     assert stage.serves(1, 2, 3)
 
 
+def test_a_weight_of_0_for_all_is_refused_as_an_empty_group_is(stage: Stage) -> None:
+    stage.apply(1, 2)
+    same = stage.untouched()
+    stage.aws.regions["eu-west-1"] = [[one(number, tags={"Weight": "0"}) for number in (1, 2)]]
+    done = stage.run(haproxy_autoscale_weight_tag="Weight")
+    assert done.status != 0
+    assert "backend webheads would serve nobody: each of its servers would have the weight 0" in done.text
+    assert same()
+
+
 def test_ipv6_from_the_instance_to_the_client(stage: Stage) -> None:
     try:
         web = Backends("::1")

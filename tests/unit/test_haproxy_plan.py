@@ -9,7 +9,7 @@ import re
 
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_config import Server
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_plan import KEYWORDS, Plan, drift, plan, weights
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_plan import KEYWORDS, Plan, drift, plan, silenced, weights
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_socket import ServerState
 
 VERSIONS = ["2.6.12-1+deb12u4", "3.0.11-1+deb13u3", "3.2.5-1"]
@@ -615,3 +615,27 @@ def test_the_weights_of_a_file() -> None:
 def test_no_text_whatever_raises(junk: str) -> None:
     for before, after in ((junk, text(A)), (text(A), junk), (junk, junk), (text(A), text(A) + junk), (text(A) + junk, text(B) + junk)):
         assert isinstance(planned(before, after), Plan)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        (["weight 1", ""], ["weight 0", "weight 0"], ["web"]),
+        (["weight 1", ""], ["weight 0", ""], []),
+        # Whoever stands by serves then.
+        (["weight 1", ""], ["weight 0", "backup"], []),
+        (["weight 1"], ["weight 5 weight 0"], ["web"]),
+        # It was so before, or there was no such backend.
+        (["weight 0"], ["weight 0", "weight 0"], []),
+        ([], ["weight 0"], []),
+        # Without servers it is emptied, which is said elsewhere.
+        (["weight 1"], [], []),
+        # What is not known is no reason to refuse.
+        (["weight 1"], ['weight "$WEIGHT"'], []),
+    ],
+)
+def test_a_backend_is_silenced_when_none_of_its_servers_has_a_weight_any_more(before: list[str], after: list[str], found: list[str]) -> None:
+    def text(words: list[str]) -> str:
+        return "backend web\n" + "".join(f"    server s{number} 192.0.2.{number}:80 check {more}\n" for number, more in enumerate(words, 1))
+
+    assert silenced(text(before), text(after)) == found
