@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import Definition
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
+from ansible_collections.autoscale.haproxy.plugins.modules.ec2_complete_lifecycle_action import ARGUMENT_SPEC
 from backends import Backends
 from balancer import ROOT, Balancer, ask, run
 from ec2_endpoint import Ec2Endpoint, error, instance, interface
@@ -60,14 +62,11 @@ def test_who_is_missing_from_an_answer_stays_until_enough_runs_in_a_row_have_mis
     assert noted(stage, "missing") == {instance_id(3): 1}
     stage.apply(1, 2, 3)
     assert noted(stage, "missing") is None
-    # Missing in a row. A run that only looks, and one that learns nothing, count neither way.
+    # Missing in a row. A run that only looks does not count.
     stage.apply(1, 2)
     looked = stage.run("--check")
     assert "in 2 of 3 runs" in looked.text
     assert looked.recap["changed"] == 0
-    stage.aws.fault("DescribeInstances", error(403, "UnauthorizedOperation"))
-    assert stage.run().status != 0
-    stage.aws.heal()
     assert same()
     # Who comes meanwhile comes in.
     assert "in 2 of 3 runs" in stage.apply(1, 2, 4).text
@@ -78,23 +77,34 @@ def test_who_is_missing_from_an_answer_stays_until_enough_runs_in_a_row_have_mis
     assert members_noted(stage) == [instance_id(number) for number in (1, 2, 4)]
 
 
-def test_what_ec2_says_a_word_of_goes_at_once_with_the_reason(stage: Stage) -> None:
+def test_what_ec2_says_a_word_of_goes_at_once_and_each_is_told_with_its_reason(stage: Stage) -> None:
     stage.variables["haproxy_autoscale_confirm_missing_runs"] = 3
     stage.apply(1, 2, 3, 4, 5)
     # Another instance has the address of 5: it cannot be there any more.
     heir = instance(instance_id(6), interface(address=address(5)))
     stage.aws.regions["eu-west-1"] = [[one(1), one(2), one(4, state="stopping"), heir]]
-    done = stage.run()
+    looked = stage.run("--check")
+    assert f"would add {instance_id(6)} {address(5)} (launched " in looked.text
+    assert f"; would remove {instance_id(4)} (its state is 'stopping')" in looked.text
+    done = stage.run("-v")
     assert done.status == 0, done.output
-    assert f"removed {instance_id(4)} (its state is 'stopping'), {instance_id(5)} (no longer listed by EC2)" in done.text
+    assert f"added {instance_id(6)} {address(5)} (launched " in done.text
+    assert f"; removed {instance_id(4)} (its state is 'stopping'), {instance_id(5)} (no longer listed by EC2)" in done.text
     assert f"{instance_id(3)} is missing" in done.text
     assert stage.serves(1, 2, 3, 5)
+    # A line for each, the columns of one width; with -v alone.
+    rows = [
+        f"webheads  {instance_id(1)}  {address(1)}  in",
+        f"webheads  {instance_id(3)}  {address(3)}  in   missing from EC2's answer in 1 of 3 runs",
+        f"webheads  {instance_id(4)}  -          out  its state is 'stopping'",
+    ]
+    assert all(row in done.output and row not in looked.output for row in rows), done.output
     # An answer below the minimum is no answer, whoever would stay.
     same = stage.untouched()
     stage.members(1)
-    done = stage.run(haproxy_autoscale_minimum_instances=2)
-    assert done.status != 0
-    assert "Too few usable instances" in done.text
+    refused = stage.run(haproxy_autoscale_minimum_instances=2)
+    assert refused.status != 0
+    assert "Too few usable instances" in refused.text
     assert same()
 
 
@@ -236,6 +246,53 @@ def test_what_is_no_outage_fails_at_once_whatever_is_borne(stage: Stage) -> None
 # Scale-in.
 
 
+def test_the_lifecycle_action_is_completed_once_the_last_request_has_ended_and_not_before(stage: Stage) -> None:
+    stage.variables.update(haproxy_autoscale_lifecycle="in_service", haproxy_autoscale_complete_lifecycle_action="drained")
+    stage.variables.update(haproxy_autoscale_timeout_client="10m", haproxy_autoscale_timeout_server="10m", haproxy_autoscale_drain_timeout=0)
+    tags = {"aws:autoscaling:groupName": "web"}
+    stage.aws.regions["eu-west-1"] = [[one(number, tags=tags) for number in (1, 2, 3)]]
+    stage.aws.lifecycle_states.update({instance_id(number): "InService" for number in (1, 2, 3)})
+    done = stage.run()
+    assert done.status == 0, done.output
+    stage.balancer.until_all_serve({address(number) for number in (1, 2, 3)})
+    # As many uploads as servers, so that each has one.
+    uploads = [socket.create_connection(("127.0.0.1", stage.balancer.port)) for _server in range(3)]
+    for upload in uploads:
+        upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n0")
+        time.sleep(0.1)
+    stage.aws.lifecycle_states[instance_id(2)] = "Terminating:Wait"
+    drained = stage.run()
+    assert drained.status == 0, drained.output
+    assert f"drained {instance_id(2)} (Terminating:Wait)" in drained.text
+    assert stage.serves(1, 3)
+    waits = stage.run()
+    assert waits.status == 0, waits.output
+    assert stage.aws.count("CompleteLifecycleAction") == 0
+    for upload in uploads:
+        upload.sendall(b"0" * 999)
+    answers = [upload.recv(65536).decode() for upload in uploads]
+    assert all(answer.startswith("HTTP/1.1 200") for answer in answers)
+    assert {re.search(r"x-instance: (\S+)", answer.lower()).group(1) for answer in answers} == {address(number) for number in (1, 2, 3)}  # type: ignore[union-attr]
+    for upload in uploads:
+        upload.close()
+    ended = stage.run("-v")
+    assert ended.status == 0, ended.output
+    assert f"Auto Scaling was told to go on with {instance_id(2)}" in ended.text
+    assert f"{instance_id(2)}  {address(2)}  draining  Terminating:Wait" in ended.output
+    (told,) = [request.parameters for request in stage.aws.requests if request.operation == "CompleteLifecycleAction"]
+    assert told["InstanceId"] == instance_id(2)
+    assert (told["AutoScalingGroupName"], told["LifecycleHookName"], told["LifecycleActionResult"]) == ("web", "drained", "CONTINUE")
+
+
+def test_the_lifecycle_action_is_completed_with_what_the_instances_were_found_with() -> None:
+    tasks = ROOT / "roles" / "haproxy_autoscale" / "tasks"
+    given = yaml.safe_load((tasks / "discover.yml").read_text())[0]["ec2_security_group_instance_facts"]
+    told = yaml.safe_load((tasks / "complete.yml").read_text())[0]["ec2_complete_lifecycle_action"]
+    own = {"lifecycle_hook_name", "instances"}
+    assert set(ARGUMENT_SPEC) - set(told) == {"result"}
+    assert {option: value for option, value in told.items() if option not in own} == {option: given[option] for option in told if option not in own}
+
+
 def test_what_a_process_may_still_have_is_never_taken_for_gone(tmp_path: Path, web: Backends) -> None:
     balancer = Balancer(tmp_path, NEWEST)
     lines = [f"s{number} {address(number)}:{web.port}" for number in (1, 2)]
@@ -281,22 +338,3 @@ def test_of_several_processes_each_has_to_be_rid_of_it(holds: dict[str, list[str
         __haproxy_autoscale_holds=holds,
     )
     assert said == str([instance_id(1)] if ended else [])
-
-
-# What a run says.
-
-
-def test_a_change_is_told_instance_by_instance_and_v_shows_a_line_for_each(stage: Stage) -> None:
-    stage.apply(1, 2, 3)
-    stage.aws.regions["eu-west-1"] = [[one(1), one(2), one(3, state="stopped"), one(4)]]
-    looked = stage.run("--check")
-    assert f"would add {instance_id(4)} {address(4)} (launched " in looked.text
-    assert f"; would remove {instance_id(3)} (its state is 'stopped')" in looked.text
-    done = stage.run("-v")
-    assert done.status == 0, done.output
-    assert "webheads: 3 servers +1 -1; by runtime: " in done.text
-    assert f"added {instance_id(4)} {address(4)} (launched " in done.text
-    assert f"; removed {instance_id(3)} (its state is 'stopped')" in done.text
-    # The columns are of one width.
-    rows = [f"webheads  {instance_id(1)}  {address(1)}  in", f"webheads  {instance_id(3)}  -          out  its state is 'stopped'"]
-    assert all(row in done.output and row not in looked.output for row in rows)
