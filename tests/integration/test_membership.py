@@ -95,7 +95,7 @@ def test_what_ec2_says_a_word_of_goes_at_once_and_each_is_told_with_its_reason(s
     # A line for each, the columns of one width; with -v alone.
     rows = [
         f"webheads  {instance_id(1)}  {address(1)}  in",
-        f"webheads  {instance_id(3)}  {address(3)}  in   missing from EC2's answer in 1 of 3 runs",
+        f"webheads  {instance_id(3)}  {address(3)}  in   missing from AWS's answer in 1 of 3 runs",
         f"webheads  {instance_id(4)}  -          out  its state is 'stopping'",
     ]
     assert all(row in done.output and row not in looked.output for row in rows), done.output
