@@ -19,7 +19,7 @@ import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_ids import of_name
 from backends import Backends
 from balancer import ROOT, Run, ask, free_port
-from ec2_endpoint import Answer, Ec2Endpoint, error, instance, interface, security_group
+from ec2_endpoint import Answer, Ec2Endpoint, error, instance, interface, query_error, security_group
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id, names, one
 
@@ -326,6 +326,25 @@ def test_neither_an_api_out_of_reach_nor_one_failing_region_of_two_harms_anythin
     regions = {"haproxy_autoscale_regions": ["eu-west-1", "eu-central-1"]}
     stage.aws.fault("DescribeInstances", error(500, "InternalError"), region="eu-central-1")
     fails_and_touches_nothing(stage, same, "one of two regions", "InternalError", "DescribeInstances", "eu-central-1", **regions)
+
+
+# What is asked beside the search, and with which variables.
+QUESTIONS: dict[str, dict[str, Any]] = {
+    "AssumeRole": {"haproxy_autoscale_assume_role_arn": ["arn:aws:iam::111122223333:role/discovery"]},
+    "DescribeAutoScalingInstances": {"haproxy_autoscale_lifecycle": "in_service"},
+    "DescribeInstanceStatus": {"haproxy_autoscale_instance_status": "ok"},
+    "DescribeNetworkInterfaces": {"haproxy_autoscale_interface": {"tags": {"Role": "traffic"}}},
+}
+
+
+def test_a_question_beside_the_search_that_fails_harms_neither_file_nor_process_nor_traffic(stage: Stage) -> None:
+    stage.apply(1, 2, 3)
+    same = stage.untouched()
+    stage.aws.regions["eu-west-1"] = [[one(number, tags={"aws:autoscaling:groupName": "web"}) for number in (1, 2, 3, 4)]]
+    for operation, variables in QUESTIONS.items():
+        stage.aws.heal()
+        stage.aws.fault(operation, query_error(403, "AccessDenied") if operation in ("AssumeRole", "DescribeAutoScalingInstances") else error(403, "Denied"))
+        fails_and_touches_nothing(stage, same, operation, operation, "Denied", "eu-west-1", **variables)
 
 
 def test_on_an_instance_all_comes_by_imdsv2_and_nothing_by_imdsv1(stage: Stage) -> None:
