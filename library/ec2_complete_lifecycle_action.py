@@ -208,6 +208,8 @@ ARGUMENT_SPEC = {
     **CONNECTION_ARGUMENTS,
 }
 
+ERRORS_SHOWN = 10
+
 
 def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True, **CONNECTION_RULES)
@@ -219,7 +221,8 @@ def main() -> None:
     except Ec2Error as error:
         module.fail_json(msg=str(error))
     if errors:
-        module.fail_json(msg=" ".join(map(str, errors)), completed=completed, changed=bool(completed))
+        more = [f"And {len(errors) - ERRORS_SHOWN} more failed."] if len(errors) > ERRORS_SHOWN else []
+        module.fail_json(msg=" ".join([*map(str, errors[:ERRORS_SHOWN]), *more]), completed=completed, changed=bool(completed))
     module.exit_json(changed=bool(completed), completed=completed)
 
 

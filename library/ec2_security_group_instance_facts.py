@@ -497,6 +497,11 @@ ansible_facts:
               returned: success
               type: str
               sample: it matches exclude_filters
+            address:
+              description: Its address, as of a usable one, where it was left out for its lifecycle state or its status; absent else.
+              returned: when its lifecycle state or status is the reason
+              type: str
+              sample: 10.0.1.18
             unanswered:
               description:
                 - V(true) when it was left out because Auto Scaling, or the status checks, did not list it in this answer. The answers are eventually

@@ -118,7 +118,7 @@ def _sorted_out(found: Sorted, judged: Callable[[Mapping[str, Any]], tuple[dict[
                 new, drains = judged(fact)
                 (draining if drains else chosen)[group].append(new)
             except _Unusable as unusable:
-                entry: dict[str, Any] = {"instance_id": fact["instance_id"], "reason": str(unusable)}
+                entry: dict[str, Any] = {"instance_id": fact["instance_id"], "reason": str(unusable), "address": fact["address"]}
                 if isinstance(unusable, _Unanswered):
                     entry["unanswered"] = True
                 excluded[group].append(entry)

@@ -144,9 +144,12 @@ def _held(definition: Definition, candidate: Candidate, running: Running | None,
     One in maintenance whose last connection has ended is gone, though it is not deleted yet.
     """
     servers = [server for row in wanted.values() for server in row]
+    if running is None and not candidate.start:
+        # Whom we neither see nor start may run where we do not look.
+        return None
     if running is not None:
-        if running.servers is None or running.old_workers:
-            # Nobody can ask an old worker whose connections it finishes.
+        if running.servers is None or running.old_workers or running.process.older:
+            # Nobody can ask an old process whose connections it finishes.
             return None
         record = haproxy_inspect.record_of(definition, running)
         idle = haproxy_inspect.idle_leavers(running, record) if record is not None else []

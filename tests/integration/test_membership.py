@@ -72,7 +72,7 @@ def test_who_is_missing_from_an_answer_stays_until_enough_runs_in_a_row_have_mis
     assert "in 2 of 3 runs" in stage.apply(1, 2, 4).text
     assert stage.serves(1, 2, 3, 4)
     gone = stage.apply(1, 2, 4)
-    assert f"removed {instance_id(3)} (no longer listed by EC2)" in gone.text
+    assert f"removed {instance_id(3)} (no longer found)" in gone.text
     assert stage.serves(1, 2, 4)
     assert members_noted(stage) == [instance_id(number) for number in (1, 2, 4)]
 
@@ -89,7 +89,7 @@ def test_what_ec2_says_a_word_of_goes_at_once_and_each_is_told_with_its_reason(s
     done = stage.run("-v")
     assert done.status == 0, done.output
     assert f"added {instance_id(6)} {address(5)} (launched " in done.text
-    assert f"; removed {instance_id(4)} (its state is 'stopping'), {instance_id(5)} (no longer listed by EC2)" in done.text
+    assert f"; removed {instance_id(4)} (its state is 'stopping'), {instance_id(5)} (no longer found)" in done.text
     assert f"{instance_id(3)} is missing" in done.text
     assert stage.serves(1, 2, 3, 5)
     # A line for each, the columns of one width; with -v alone.

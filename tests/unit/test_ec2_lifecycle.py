@@ -26,7 +26,7 @@ STATES = Session().get_service_model("autoscaling").shape_for("LifecycleState").
 
 
 def fact(instance_id: str = "i-0000000a", group: str | None = "web", source: int = 0, region: str = "eu-west-1") -> dict[str, Any]:
-    return {"instance_id": instance_id, "auto_scaling_group": group, "lifecycle_state": None, "source": source, "region": region}
+    return {"instance_id": instance_id, "address": "10.0.0.1", "auto_scaling_group": group, "lifecycle_state": None, "source": source, "region": region}
 
 
 def found(*facts: dict[str, Any]) -> Sorted:
@@ -73,13 +73,17 @@ def test_standalone_and_detached_instances_are_out_when_they_are_not_wanted() ->
     after = by_lifecycle(found(*facts), {HERE: {"i-0000000a": "Detached", "i-0000000c": "InService"}}, "exclude")
     reason = "it is in no Auto Scaling group, and standalone_instances is exclude"
     assert [one["instance_id"] for one in after.chosen["webheads"]] == ["i-0000000c"]
-    assert after.excluded["webheads"] == [{"instance_id": "i-0000000a", "reason": reason}, {"instance_id": "i-0000000b", "reason": reason}]
+    assert after.excluded["webheads"] == [
+        {"instance_id": "i-0000000a", "reason": reason, "address": "10.0.0.1"},
+        {"instance_id": "i-0000000b", "reason": reason, "address": "10.0.0.1"},
+    ]
 
 
 def test_one_that_auto_scaling_does_not_list_is_out() -> None:
     after = by_lifecycle(found(fact()), {HERE: {}}, "include")
     reason = "it carries the tag of the Auto Scaling group 'web', and Auto Scaling does not list it"
-    assert after == Sorted({"webheads": []}, {"webheads": []}, {"webheads": [{"instance_id": "i-0000000a", "reason": reason}]})
+    entry = {"instance_id": "i-0000000a", "reason": reason, "address": "10.0.0.1", "unanswered": True}
+    assert after == Sorted({"webheads": []}, {"webheads": []}, {"webheads": [entry]})
 
 
 def test_an_answer_counts_where_it_was_asked_for_only() -> None:
@@ -109,7 +113,8 @@ def test_an_answer_counts_where_it_was_asked_for_only() -> None:
 def test_both_status_checks_must_be_ok(statuses: dict[str, object] | None, reason: str | None) -> None:
     after = by_status(found(fact()), {HERE: {"i-0000000a": statuses} if statuses else {}})
     assert [one["instance_id"] for one in after.chosen["webheads"]] == ([] if reason else ["i-0000000a"])
-    assert after.excluded["webheads"] == ([{"instance_id": "i-0000000a", "reason": reason}] if reason else [])
+    entry = {"instance_id": "i-0000000a", "reason": reason, "address": "10.0.0.1", **({"unanswered": True} if statuses is None else {})}
+    assert after.excluded["webheads"] == ([entry] if reason else [])
 
 
 def test_the_reasons_for_too_few_name_those_that_drain() -> None:
