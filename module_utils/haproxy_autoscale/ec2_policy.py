@@ -73,7 +73,8 @@ def _search(needed: _Needs, identity: str, regions: Sequence[str], options: Mapp
         # An assumed role says the account and the partition, and a region's name its partition.
         _arn, partition, _service, _region, account = identity.split(":")[:5] if identity.startswith("arn:") else ("", "", "", "", "*")
         for region in ["*"] if everywhere or not regions else regions:
-            where = partition or _partition(region)
+            # Where nothing says the partition it may be any; the identity itself is in one alone.
+            where = partition or ("*" if region == "*" else _partition(region))
             needed.groups.add(f"arn:{where}:autoscaling:{region}:{account}:autoScalingGroup:*:autoScalingGroupName/*")
 
 

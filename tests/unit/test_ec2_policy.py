@@ -52,7 +52,7 @@ def test_a_hook_is_completed_in_the_groups_of_the_regions_of_the_account_and_par
     def groups(identity: str = WHO_RUNS, **options: Any) -> list[str]:
         return list(needed(lifecycle="in_service", lifecycle_hook_name="drain", **options)[identity]["CompleteLifecycleActions"]["Resource"])
 
-    assert groups() == groups(regions=["all"]) == ["arn:aws:autoscaling:*:*:autoScalingGroup:*:autoScalingGroupName/*"]
+    assert groups() == groups(regions=["all"]) == ["arn:*:autoscaling:*:*:autoScalingGroup:*:autoScalingGroupName/*"]
     assert [arn.split(":")[1:5] for arn in groups(regions=["us-gov-west-1", "cn-north-1", "eusc-de-east-1"])] == [
         ["aws-cn", "autoscaling", "cn-north-1", "*"],
         ["aws-eusc", "autoscaling", "eusc-de-east-1", "*"],
