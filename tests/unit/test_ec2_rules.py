@@ -391,7 +391,7 @@ def assert_harmless(facts: Mapping[str, list[dict[str, Any]]], reasons: Mapping[
         assert len(entry["instance_id"]) <= 100 and len(entry["instance_id"].splitlines()) == 1
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(chances)
 def test_what_is_found_is_what_the_rules_say_whatever_ec2_answers(chance: Chance) -> None:
     assert_by_the_rules(an_answer(chance), chance)
@@ -410,7 +410,7 @@ def as_xml(shape: Shape, value: Any) -> str:
     return escape(re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", value))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(chances)
 def test_it_is_so_for_what_botocore_reads_of_an_answer_on_the_wire(chance: Chance) -> None:
     answer = an_answer(chance)
@@ -423,7 +423,7 @@ def test_it_is_so_for_what_botocore_reads_of_an_answer_on_the_wire(chance: Chanc
 STATES = ["InService", "Pending:Wait", "Warmed:Running", "Standby", "EnteringStandby", "Terminating", "Terminating:Wait", "Detaching", "Detached", "New", ""]
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(chances)
 def test_each_instance_of_a_group_is_usable_or_on_its_way_out_or_left_out(chance: Chance) -> None:
     answer, query, standalone = an_answer(chance), a_query(chance), chance.choice(["include", "exclude"])
