@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup haproxy demo test test-unit test-integration test-packaging test-molecule churn lint sanity format gallery build clean
+.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule churn lint sanity format gallery build clean
 
 bin := .venv/bin
 # ARGS="-k reload" goes to pytest.
@@ -27,6 +27,9 @@ test: setup ## Everything that a change must pass: lint, then unit, integration,
 	@# A line too long must not hide what the tests say: both run, and either fails it.
 	@status=0; tests/lint.sh || status=1; $(pytest) --numprocesses 5 tests/unit tests/integration || status=1; \
 	[ $$status -eq 0 ] || { echo "make test: failed, see lint's or pytest's closing lines" >&2; exit 1; }
+
+test-full: setup ## The same tests with all that the default run leaves out to stay short: each way on each ansible-core, each churn on each HAProxy
+	@$(pytest) --numprocesses 5 -m "" tests/unit tests/integration
 
 test-unit: setup ## The tests without processes and network
 	@$(pytest) tests/unit

@@ -689,7 +689,7 @@ def answer(*numbers: int) -> Answer:
     return page("DescribeInstances", f"<reservationSet>{reservation}</reservationSet>")
 
 
-@pytest.mark.parametrize("lead", [0, 1])
+@pytest.mark.parametrize("lead", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_of_two_runs_at_once_one_comes_in_whole_and_the_other_says_so(stage: Scene, lead: float) -> None:
     """Each gets another answer from AWS; the second begins at once, or while the first is under way."""
     stage.begin(1, 2, 3)
@@ -763,7 +763,7 @@ def processes(stage: Stage) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize("method", ["master_socket", "pid"])
+@pytest.mark.parametrize("method", ["master_socket", pytest.param("pid", marks=pytest.mark.full)])
 def test_sixty_changes_in_a_row_with_pinned_connections_are_held_back_before_old_workers_heap_up(stage: Scene, method: str) -> None:
     maximum, kept = 3, list[tuple[socket.socket, int]]()
     stage.write(1, 2, 3)
@@ -817,7 +817,7 @@ def test_sixty_changes_in_a_row_with_pinned_connections_are_held_back_before_old
 # The operator.
 
 
-@pytest.mark.parametrize("edit", ["    maxconn 500\n", "    maxcon 500\n"], ids=["valid", "broken"])
+@pytest.mark.parametrize("edit", [pytest.param("    maxconn 500\n", id="valid"), pytest.param("    maxcon 500\n", id="broken", marks=pytest.mark.full)])
 def test_a_file_that_was_edited_by_hand_and_never_loaded_is_replaced_and_kept_beside(stage: Scene, edit: str) -> None:
     stage.begin(1, 2)
     edited = stage.balancer.config.read_text().replace("global\n", "global\n" + edit)

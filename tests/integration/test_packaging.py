@@ -157,7 +157,14 @@ def private_home(folder: Path) -> dict[str, str]:
 # What is installed.
 
 
-@pytest.mark.parametrize("source", [by_the_published_tarball, by_a_tarball_of_the_checkout, by_git, by_requirements])
+SOURCES = [
+    pytest.param(source, core, marks=[] if source is by_the_published_tarball or core == OWN else [pytest.mark.full], id=f"{source.__name__}-{core}")
+    for core in ansible_cores.WANTED
+    for source in (by_the_published_tarball, by_a_tarball_of_the_checkout, by_git, by_requirements)
+]
+
+
+@pytest.mark.parametrize(("source", "core"), SOURCES, indirect=["core"])
 def test_the_installed_collection_is_whole_and_listed_and_holds_no_junk(source: Source, core: Path, install: Install, tmp_path: Path) -> None:
     collections = install(source)
     installed = collections / "ansible_collections" / "autoscale" / "haproxy"
@@ -375,12 +382,20 @@ def job(core: Path, checkout: Path, repository: Path, balancer: Balancer, aws: M
     return Job(core, checkout, repository, balancer, aws, web)
 
 
-# What differs between the versions is how they look for things: the oldest and the newest in every way, the one between in the usual one.
-every_way = pytest.mark.parametrize("core", [ansible_cores.WANTED[0], ansible_cores.WANTED[-1]], indirect=True)
+# What differs between the versions is how they look for things. Each way is tried on the oldest or the newest, and with "full" on both.
+OLDEST, NEWEST = ansible_cores.WANTED[0], ansible_cores.WANTED[-1]
 
 
-@every_way
-@pytest.mark.parametrize("way", [by_ansible_runner, by_ansible_pull, by_roles_path, by_a_link_to_the_role])
+def ways(ways_of_old: Sequence[Callable[[Scene], Way]], ways_of_new: Sequence[Callable[[Scene], Way]]) -> pytest.MarkDecorator:
+    rows = [
+        pytest.param(way, core, marks=[] if way in usual else [pytest.mark.full], id=f"{way.__name__}-{core}")
+        for core, usual in ((OLDEST, ways_of_old), (NEWEST, ways_of_new))
+        for way in (*ways_of_old, *ways_of_new)
+    ]
+    return pytest.mark.parametrize(("way", "core"), rows, indirect=["core"])
+
+
+@ways([by_ansible_pull, by_a_link_to_the_role], [by_ansible_runner, by_roles_path])
 def test_the_checkout_does_the_whole_job_in_every_way(way: Callable[[Scene], Way], job: Job) -> None:
     job.do(way)
 
@@ -394,8 +409,7 @@ def test_the_checkout_does_the_whole_job_with_its_configuration(job: Job) -> Non
     job.do(with_the_checkouts_configuration)
 
 
-@every_way
-@pytest.mark.parametrize("way", [by_the_collections_playbook, by_the_collections_role])
+@ways([by_the_collections_role], [by_the_collections_playbook])
 def test_the_installed_collection_does_the_whole_job(way: Callable[[Scene], Way], install: Install, job: Job) -> None:
     job.do(way, ANSIBLE_COLLECTIONS_PATH=str(install(by_the_published_tarball)))
 
@@ -434,7 +448,14 @@ def the_readmes_play_without_the_role(balancer: Balancer) -> list[dict[str, Any]
     return [{**play, "hosts": "localhost"}]
 
 
-@pytest.mark.parametrize("installed", [False, True], ids=["checkout", "collection"])
+MODULES_ALONE = [
+    pytest.param(installed, core, marks=[] if installed != (core == OWN) else [pytest.mark.full], id=f"{'collection' if installed else 'checkout'}-{core}")
+    for core in ansible_cores.WANTED
+    for installed in (False, True)
+]
+
+
+@pytest.mark.parametrize(("installed", "core"), MODULES_ALONE, indirect=["core"])
 def test_the_modules_run_without_the_role(
     installed: bool, core: Path, checkout: Path, install: Install, balancer: Balancer, aws: MotoAws, web: Backends
 ) -> None:

@@ -179,9 +179,17 @@ def as_a_dependency(host: Host) -> dict[str, Any]:
 WAYS = [a_list, roles_twice, import_role_twice, include_role_twice, include_role_in_a_loop, a_list_in_an_included_role, as_a_dependency]
 
 
-# On the version between the two, all other tests of this file run.
-@pytest.mark.parametrize("core", ["2.16", "2.21"])
-def test_a_change_in_one_reloads_that_one_only_in_every_way_of_including_the_role(host: Host, core: str) -> None:
+# On the version between the two, all other tests of this file run. What differs between the versions is how handlers and variables are kept apart.
+OLDEST, _, NEWEST = ansible_cores.WANTED
+WAYS_OF_CORES = [
+    pytest.param(OLDEST, [roles_twice, include_role_in_a_loop, a_list, as_a_dependency], id=OLDEST),
+    pytest.param(NEWEST, [import_role_twice, include_role_twice, a_list_in_an_included_role], id=NEWEST),
+    *(pytest.param(core, WAYS, marks=pytest.mark.full, id=f"{core}-all") for core in (OLDEST, NEWEST)),
+]
+
+
+@pytest.mark.parametrize(("core", "ways"), WAYS_OF_CORES)
+def test_a_change_in_one_reloads_that_one_only_in_every_way_of_including_the_role(host: Host, core: str, ways: list[Any]) -> None:
     if core not in ansible_cores.cores():
         pytest.skip(f"ansible-core {core}: {ansible_cores.missing()[core]}")
     ansible = str(ansible_cores.cores()[core] / "ansible-playbook")
@@ -191,8 +199,6 @@ def test_a_change_in_one_reloads_that_one_only_in_every_way_of_including_the_rol
     assert host.serves()
     assert "It was given apis.\n" in host.processes["internal"].config.read_text()
     members = {"public": [1], "internal": [4]}
-    # What differs between the versions is how handlers and variables are kept apart.
-    ways = WAYS if core == ansible_cores.WANTED[0] else [roles_twice, include_role_in_a_loop, a_list]
     for number, way in enumerate(ways):
         changes, stays = list(KINDS)[:: 1 if number % 2 else -1]
         members[changes] = [members[changes][0], 2 + 3 * (changes == "internal")] if len(members[changes]) == 1 else members[changes][:1]
