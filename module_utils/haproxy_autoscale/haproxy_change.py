@@ -48,13 +48,6 @@ class Job(NamedTuple):
     run: Run
 
 
-def decide(wish: Wish, running: Running | None, is_in_force: bool) -> str:
-    """What brings the process to its file: "none", "start" or "reload", which haproxy_inspect.way may spare. Pure."""
-    if running is None:
-        return "start" if wish.start else "none"
-    return "none" if is_in_force else "reload"
-
-
 def _changes(before: Running | None, wanted: Configuration) -> dict[str, dict[str, list[str]]]:
     """The servers that come, go and change, by backend, when the process is brought to what is wanted."""
     had = before.servers if before is not None and before.servers is not None else {}
@@ -86,7 +79,7 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
     # In check mode the file that this run rendered was not written, so another one on disk is no other run's.
     if check_mode and (config_file is None or wish.checksum not in ("", config_file.checksum)):
         running = haproxy_inspect.observe(definition, SOCKET_TIMEOUT)
-        action = decide(wish, running, False)
+        action = haproxy_inspect.decide(wish.start, running, False)
         return {"changed": action != "none", "applied_by": action, "reason": "the file would be written", "proof": ""}
     if config_file is None:
         raise ApplyError(f"{definition.config_path} does not exist")
@@ -99,7 +92,7 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
         _remove_leftovers(definition, config_file)
     before = _observe_settled(definition)
     is_in_force, reason = haproxy_inspect.in_force(definition, before, config_file)
-    action = decide(wish, before, is_in_force)
+    action = haproxy_inspect.decide(wish.start, before, is_in_force)
     around = haproxy_inspect.surroundings(definition, before)
     text = haproxy_inspect.whole_text(around.config_files, definition.config_path, config_file.text)
     if before is not None and action == "reload":

@@ -383,6 +383,14 @@ def text_in_force(definition: Definition, running: Running, places: Iterable[str
     return None
 
 
+def decide(start: bool, running: Running | None, is_in_force: bool) -> str:
+    """What brings the process to its file: "none", "start" or "reload", which `way` may spare. Pure. Here and not beside what does it, which a
+    run that changes nothing would load in vain."""
+    if running is None:
+        return "start" if start else "none"
+    return "none" if is_in_force else "reload"
+
+
 def way(definition: Definition, running: Running, text: str, strategy: str, places: Iterable[str], checksum: str) -> haproxy_plan.Plan:
     """How a process gets to `text`, the whole configuration: by which commands, or why it takes a reload. `strategy` is the option
     apply_strategy; `places` and `checksum` are those of `text_in_force`. Raises StateError."""

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from . import haproxy_binds, haproxy_change, haproxy_config, haproxy_ids, haproxy_inspect, haproxy_plan, haproxy_process, haproxy_reload, haproxy_state
+from . import haproxy_binds, haproxy_config, haproxy_ids, haproxy_inspect, haproxy_plan, haproxy_process, haproxy_reload, haproxy_state
 from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
 from .haproxy_plan import Step
 from .haproxy_reload import SOCKET_TIMEOUT, Run
@@ -295,8 +295,7 @@ def _candidate_facts(
     configuration = haproxy_config.parse(text)
     wanted = configuration.servers
     found = haproxy_config.differences(before, wanted, compare_options=False)
-    wish = haproxy_change.Wish(checksum, candidate.start, "", 0, 0)
-    plan = haproxy_change.decide(wish, running, in_force and not differs)
+    plan = haproxy_inspect.decide(candidate.start, running, in_force and not differs)
     plan_reason = needs_reload = ""
     if running is not None and plan == "reload":
         places = [definition.config_path, haproxy_state.last_good_path(definition.state_dir, definition.name)]
