@@ -118,6 +118,7 @@ def test_all_promises(folder: Path, start: Start) -> None:
     assert_nothing_left(folder)
 
 
+@pytest.mark.full
 def test_keep(folder: Path, start: Start) -> None:
     demo = start("--keep")
     output = read_until(demo, "in another terminal")
