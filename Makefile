@@ -23,19 +23,20 @@ demo: ## The product at work on this machine, without AWS. KEEP=1 leaves it runn
 	@$(bin)/python tests/demo/demo.py $(if $(filter 1 yes true,$(KEEP)),--keep)
 
 test: setup ## Everything that a change must pass: lint, then unit, integration, packaging and molecule tests
-	@# Five processes for two cores: a test waits for checks and reloads for half of its time.
+	@# Five processes for two cores: a test waits for checks and reloads for half of its time. With worksteal neighbours stay together,
+	@# and what they share is made once instead of five times.
 	@# A line too long must not hide what the tests say: both run, and either fails it.
-	@status=0; tests/lint.sh || status=1; $(pytest) --numprocesses 5 tests/unit tests/integration || status=1; \
+	@status=0; tests/lint.sh || status=1; $(pytest) --numprocesses 5 --dist worksteal tests/unit tests/integration || status=1; \
 	[ $$status -eq 0 ] || { echo "make test: failed, see lint's or pytest's closing lines" >&2; exit 1; }
 
 test-full: setup ## The same tests with all that the default run leaves out to stay short: each way on each ansible-core, each churn on each HAProxy
-	@$(pytest) --numprocesses 5 -m "" tests/unit tests/integration
+	@$(pytest) --numprocesses 5 --dist worksteal -m "" tests/unit tests/integration
 
 test-unit: setup ## The tests without processes and network
 	@$(pytest) tests/unit
 
 test-integration: setup ## The tests with a real HAProxy and an EC2 endpoint on loopback
-	@$(pytest) --numprocesses 5 tests/integration
+	@$(pytest) --numprocesses 5 --dist worksteal tests/integration
 
 test-packaging: setup ## The ways to run it (checkout, ansible-pull, ansible-runner, roles_path, collection) on each ansible-core
 	@$(pytest) tests/integration/test_packaging.py

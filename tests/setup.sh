@@ -126,8 +126,11 @@ requirements=tests/requirements.txt
 if [ "$what" = demo ] && ! grep -qsx "$requirements" .venv/.installed; then requirements=tests/requirements-demo.txt; fi
 environment .venv "$python" -r "$requirements" || fail "$requirements could not be installed, see above."
 if [ "$what" = test ]; then
-    further_core 2.16 3.10 3.12
-    further_core 2.19 3.11 3.13
-    further_core 2.21 3.12 3.14
+    # Side by side, because each waits for its downloads most of the time.
+    pending=()
+    further_core 2.16 3.10 3.12 & pending+=($!)
+    further_core 2.19 3.11 3.13 & pending+=($!)
+    further_core 2.21 3.12 3.14 & pending+=($!)
     tests/support/haproxy_versions
+    for job in "${pending[@]}"; do wait "$job"; done
 fi
