@@ -43,6 +43,14 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise AssertionError(f"none of this process's ports can be had on {host}")
 
 
+def has_sockets(process: Path) -> bool:
+    """Whether a process that was killed can have some still. A zombie has none."""
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def ask(path: Path | str, command: str) -> str:
     """One command to a HAProxy socket, and its answer: the tests' own, so that they do not trust the code they test."""
     with socket.socket(socket.AF_UNIX) as connection:
@@ -254,14 +262,23 @@ class Balancer:
         self.until(lambda: self.reached() == addresses)
 
     def stop(self) -> None:
-        """End every HAProxy that runs this folder's file, by id."""
+        """End every HAProxy that runs this folder's file, by id, and wait until it listens no more: what connects meanwhile to the next one at
+        the same port could still be put into its queue, and be reset."""
+        killed = []
         for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if str(self.config).encode() in words and b"-D" in words:
+            if entry.name.isdigit() and self._runs_our_file(entry):
+                killed.append(entry)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(entry.name), signal.SIGKILL)
+        for _attempt in range(100):
+            if not any(has_sockets(entry) for entry in killed):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"HAProxy still runs {self.config}")
+
+    def _runs_our_file(self, entry: Path) -> bool:
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return str(self.config).encode() in words and b"-D" in words
