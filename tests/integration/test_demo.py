@@ -140,7 +140,7 @@ def test_keep(folder: Path, start: Start) -> None:
 @pytest.mark.parametrize(
     ("moment", "number", "to_group"),
     [
-        pytest.param("1. First run", signal.SIGTERM, False, id="SIGTERM in the first run"),
+        pytest.param("1. First run", signal.SIGTERM, False, id="SIGTERM in the first run", marks=pytest.mark.full),
         pytest.param("3. Third run", signal.SIGINT, True, id="Ctrl-C in the third run"),
     ],
 )

@@ -414,6 +414,7 @@ def test_the_installed_collection_does_the_whole_job(way: Callable[[Scene], Way]
     job.do(way, ANSIBLE_COLLECTIONS_PATH=str(install(by_the_published_tarball)))
 
 
+@pytest.mark.full
 @on_its_own_core
 def test_the_collection_installed_from_git_does_the_whole_job(install: Install, job: Job) -> None:
     """Its directory links are still there."""

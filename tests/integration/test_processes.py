@@ -182,8 +182,8 @@ WAYS = [a_list, roles_twice, import_role_twice, include_role_twice, include_role
 # On the version between the two, all other tests of this file run. What differs between the versions is how handlers and variables are kept apart.
 OLDEST, _, NEWEST = ansible_cores.WANTED
 WAYS_OF_CORES = [
-    pytest.param(OLDEST, [roles_twice, include_role_in_a_loop, a_list, as_a_dependency], id=OLDEST),
-    pytest.param(NEWEST, [import_role_twice, include_role_twice, a_list_in_an_included_role], id=NEWEST),
+    pytest.param(OLDEST, [roles_twice, include_role_in_a_loop, a_list, as_a_dependency, a_list_in_an_included_role], id=OLDEST),
+    pytest.param(NEWEST, [import_role_twice, include_role_twice], id=NEWEST),
     *(pytest.param(core, WAYS, marks=pytest.mark.full, id=f"{core}-all") for core in (OLDEST, NEWEST)),
 ]
 

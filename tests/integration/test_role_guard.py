@@ -272,7 +272,7 @@ def test_the_written_file_is_validated_in_its_place(stage: Stage, tmp_path: Path
     assert [words[4] == "/dev/stdin" for words in checks] == [True, False]
 
 
-@pytest.mark.parametrize("why", ["nobody is known", "too many would go"])
+@pytest.mark.parametrize("why", [pytest.param("nobody is known", marks=pytest.mark.full), "too many would go"])
 def test_what_a_run_was_cut_off_in_is_finished_also_by_a_run_that_fails(stage: Stage, why: str) -> None:
     stage.apply(1, 2, 3, 4)
     balancer = stage.balancer
