@@ -27,7 +27,7 @@ from haproxy_binaries import binaries
 from instances import Instances
 from test_haproxy_apply import definition
 
-SEQUENCES = int(os.environ.get("INTERCHANGEABLE_SEQUENCES", "35"))
+SEQUENCES = int(os.environ.get("INTERCHANGEABLE_SEQUENCES", "70"))
 FIRST = int(os.environ.get("INTERCHANGEABLE_FIRST", "1"))
 
 CHECK = "check inter 50ms fastinter 50ms downinter 50ms rise 1 fall 2"
