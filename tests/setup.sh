@@ -132,5 +132,6 @@ if [ "$what" = test ]; then
     further_core 2.19 3.11 3.13 & pending+=($!)
     further_core 2.21 3.12 3.14 & pending+=($!)
     tests/support/haproxy_versions
+    tests/support/cron_daemon
     for job in "${pending[@]}"; do wait "$job"; done
 fi
