@@ -18,7 +18,7 @@ check() {
 check ruff check --quiet .
 check ruff format --check --quiet .
 check mypy
-check shellcheck --exclude=SC2016 .ci/run tests/*.sh tests/support/cron_daemon tests/support/export tests/support/haproxy_versions
+check shellcheck --exclude=SC2016 .ci/run tests/*.sh tests/support/awx_collection tests/support/cron_daemon tests/support/export tests/support/haproxy_versions
 check yamllint --strict .
 check ansible-lint --offline -q
 check antsibull-changelog lint

@@ -133,5 +133,6 @@ if [ "$what" = test ]; then
     further_core 2.21 3.12 3.14 & pending+=($!)
     tests/support/haproxy_versions
     tests/support/cron_daemon
+    tests/support/awx_collection
     for job in "${pending[@]}"; do wait "$job"; done
 fi
