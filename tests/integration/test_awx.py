@@ -1,0 +1,409 @@
+# SPDX-FileCopyrightText: The haproxy-autoscale contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""As AWX does it: by ansible-runner, its engine, with the folders, the files and the environment that AWX gives it; and what playbooks/awx.yml defines.
+
+There is no AWX here. What it does with the output, and when it starts a job, is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from awx_api import AwxApi
+from backends import Backends
+from balancer import ROOT, free_port
+from ec2_endpoint import Answer, Ec2Endpoint, error
+from haproxy_binaries import binaries
+from stage import Stage, address, instance_id
+
+BIN = Path(sys.executable).parent
+COLLECTION = ROOT / ".cache" / "awx"
+
+
+# The project.
+
+
+def playbooks_that_awx_lists() -> list[str]:
+    """By its rule: a line with `hosts:` or `import_playbook:`, in no folder of these names, and behind no link to a folder."""
+    found = []
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in ("roles", "tasks", "group_vars", "host_vars")]
+        for name in files:
+            path = Path(folder) / name
+            if path.suffix in (".yml", ".yaml") and re.search(r"^\s*?-?\s*?(?:hosts|include|import_playbook):", path.read_text(), re.MULTILINE):
+                found.append(str(path.relative_to(ROOT)))
+    return found
+
+
+def test_awx_finds_what_it_looks_for_in_a_project(tmp_path: Path) -> None:
+    assert "playbooks/update.yml" in playbooks_that_awx_lists()
+    assert (ROOT / "ansible.cfg").is_file()
+    requirements = ROOT / "collections" / "requirements.yml"
+    # What needs no server cannot be kept back by one.
+    environment = {**os.environ, "ANSIBLE_GALAXY_SERVER": "http://127.0.0.1:1", "ANSIBLE_HOME": str(tmp_path)}
+    words = [BIN / "ansible-galaxy", "collection", "install", "-r", requirements, "-p", tmp_path / "requirements_collections"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert yaml.safe_load(requirements.read_text()) == {"collections": []}
+
+
+def builder(*words: str | Path) -> str:
+    done = subprocess.run([sys.executable, "-m", "ansible_builder", *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_execution_environment_has_what_the_collection_needs(tmp_path: Path) -> None:
+    needed = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
+    # As a definition of its own.
+    builder("create", "-f", ROOT / "meta" / "execution-environment.yml", "-c", tmp_path / "context", "--output-filename", "Containerfile")
+    copied = (tmp_path / "context" / "_build" / "requirements.txt").read_text().splitlines()
+    assert [line for line in copied if not line.startswith("#")] == needed
+    text = (tmp_path / "context" / "Containerfile").read_text()
+    assert "COPY _build/requirements.txt" in text
+    assert "openssh-clients" in text
+    (core,) = re.findall(r"ansible-core~=(\d+\.\d+)", text)
+    assert tuple(int(part) for part in core.split(".")) >= (2, 16)
+    # And as what a collection says of itself, within whatever environment it is put into.
+    collection = tmp_path / "ansible_collections" / "autoscale" / "haproxy"
+    collection.parent.mkdir(parents=True)
+    collection.symlink_to(ROOT)
+    said = yaml.safe_load(builder("introspect", tmp_path).partition("---")[2])
+    assert [line.partition(" ")[0] for line in said["python"]] == needed
+
+
+# What playbooks/awx.yml defines.
+
+
+@pytest.fixture
+def collection() -> Path:
+    if not (COLLECTION / "ansible_collections").is_dir():
+        pytest.skip("awx.awx could not be had, tests/support/awx_collection says why")
+    return COLLECTION
+
+
+def define(awx: AwxApi, folder: Path, **variables: Any) -> str:
+    (folder / "awx.json").write_text(json.dumps(variables))
+    environment = {**os.environ, **awx.environment, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTION), "ANSIBLE_NOCOLOR": "1", "HOME": str(folder)}
+    words = [BIN / "ansible-playbook", "-vv", "-i", "localhost,", "-e", f"@{folder / 'awx.json'}", ROOT / "playbooks" / "awx.yml"]
+    done = subprocess.run(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_the_playbook_defines_all_that_a_run_every_minute_needs_once(collection: Path, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("-----BEGIN A KEY-----\nmarker-of-a-key\n")
+    variables = {
+        "awx_setup_balancers": {"balancer-1.example.com": {}, "balancer-2.example.com": {"ansible_host": "192.0.2.2"}},
+        "awx_setup_security_groups": ["webheads", "apis"],
+        "awx_setup_variables": {"haproxy_autoscale_stats_bind": "127.0.0.1:8404"},
+        "awx_setup_image": "registry.example.com/ee:1",
+        "awx_setup_maximum_removed_percent": 30,
+    }
+    with AwxApi() as awx:
+        output = define(awx, tmp_path, **variables, awx_setup_ssh_key_file=str(key))
+        assert "marker-of-a-key" not in output
+        made = awx.objects
+        assert "marker-of-a-key" in made["credentials"]["haproxy-autoscale balancers"]["inputs"]["ssh_key_data"]
+        project = made["projects"]["haproxy-autoscale"]
+        # A git server that is down stops no job.
+        assert (project["scm_type"], project["scm_update_on_launch"]) == ("git", False)
+        assert list(made["hosts"]) == list(variables["awx_setup_balancers"])
+        job = made["job_templates"]["haproxy-autoscale update"]
+        assert job["playbook"] in playbooks_that_awx_lists()
+        assert job["allow_simultaneous"] is False
+        assert job["become_enabled"] is True
+        assert job["use_fact_cache"] is False
+        assert job["ask_variables_on_launch"] is False
+        assert job["timeout"] > 0
+        assert json.loads(job["extra_vars"]) == {"haproxy_autoscale_hosts": "all", "haproxy_autoscale_stats_bind": "127.0.0.1:8404"}
+        schedule = made["schedules"]["haproxy-autoscale every minute"]
+        assert schedule["unified_job_template"] == job["id"]
+        assert schedule["enabled"] is True
+        assert re.fullmatch(r"DTSTART:\d{8}T\d{6}Z RRULE:FREQ=MINUTELY;INTERVAL=1", schedule["rrule"])
+        assert awx.credentials[job["id"]] == [made["credentials"]["haproxy-autoscale balancers"]["id"]]
+        (survey,) = awx.surveys.values()
+        assert {one["variable"].removeprefix("haproxy_autoscale_"): one["default"] for one in survey["spec"]} == {
+            "security_groups": "webheads,apis",
+            "maximum_removed_percent": 30,
+            "apply_strategy": "auto",
+        }
+
+        # The key is AWX's now.
+        awx.requests.clear()
+        again = define(awx, tmp_path, **variables)
+        assert re.search(r"changed=0\b", again), again
+        assert {method for method, _path in awx.requests} == {"GET"}
+        changed = define(awx, tmp_path, **{**variables, "awx_setup_enabled": False, "awx_setup_apply_strategy": "runtime_only"})
+        assert re.search(r"changed=2\b", changed), changed
+        assert made["schedules"]["haproxy-autoscale every minute"]["enabled"] is False
+        assert "marker-of-a-key" in made["credentials"]["haproxy-autoscale balancers"]["inputs"]["ssh_key_data"]
+
+
+def test_what_a_survey_asks_is_a_value_of_the_role_and_leads_to_no_line_path_or_program() -> None:
+    (play,) = yaml.safe_load((ROOT / "playbooks" / "awx.yml").read_text())
+    (job,) = (task["awx.awx.job_template"] for task in play["tasks"] if "awx.awx.job_template" in task)
+    specification = yaml.safe_load((ROOT / "roles" / "haproxy_autoscale" / "meta" / "argument_specs.yml").read_text())
+    options = specification["argument_specs"]["main"]["options"]
+    for question in job["survey_spec"]["spec"]:
+        option = options[question["variable"]]
+        assert question["variable"] in ("haproxy_autoscale_security_groups", "haproxy_autoscale_maximum_removed_percent", "haproxy_autoscale_apply_strategy")
+        if question["type"] == "multiplechoice":
+            assert question["choices"] == option["choices"]
+        else:
+            assert (question["type"], option["type"]) in (("text", "list"), ("integer", "int"))
+
+
+# The jobs.
+
+
+class Job(NamedTuple):
+    """What a job left: ansible-runner's word for how it ended, and what AWX would show."""
+
+    status: str
+    events: list[dict[str, Any]]
+    output: str
+    folder: Path
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [one["event_data"] for one in self.events if one["event"] == event]
+
+    @property
+    def changed(self) -> dict[str, int]:
+        (stats,) = self.of("playbook_on_stats")
+        return {str(name): int(count) for name, count in stats["changed"].items()}
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.output.split())
+
+
+class Unsafe(str):
+    """An answer, as AWX writes it."""
+
+
+class Dumper(yaml.SafeDumper):
+    pass
+
+
+Dumper.add_representer(Unsafe, lambda dumper, value: dumper.represent_scalar("!unsafe", str(value)))
+
+
+class Awx:
+    """The folder of a job template: what AWX writes for each of its jobs."""
+
+    def __init__(self, folder: Path, stage: Stage) -> None:
+        self.folder = folder
+        self.stage = stage
+        self.hosts: dict[str, dict[str, Any]] = {"balancer": {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}}
+        for name in ("env", "inventory"):
+            (folder / name).mkdir(parents=True)
+        # AWX has a copy; a link is enough for who writes nothing into it.
+        (folder / "project").symlink_to(ROOT)
+
+    def launch(self, *cmdline: str, survey: Mapping[str, object] | None = None, timeout: int = 0) -> Job:
+        variables = {"haproxy_autoscale_hosts": "all", **self.stage.variables}
+        answers = {name: Unsafe(value) if isinstance(value, str) else value for name, value in (survey or {}).items()}
+        env = self.folder / "env"
+        (env / "extravars").write_text(yaml.dump({**variables, **answers}, Dumper=Dumper))
+        # How AWX has them found, in its containers under /runner.
+        mine = {
+            "ANSIBLE_ROLES_PATH": f"{self.folder}/requirements_roles:roles:~/.ansible/roles",
+            "ANSIBLE_COLLECTIONS_PATH": f"{self.folder}/requirements_collections:~/.ansible/collections",
+            "ANSIBLE_HOST_KEY_CHECKING": "False",
+            "ANSIBLE_FORCE_COLOR": "False",
+            "HOME": str(self.folder),
+        }
+        (env / "envvars").write_text(yaml.safe_dump({**self.stage.aws.environment, **mine}))
+        (env / "settings").write_text(yaml.safe_dump({"idle_timeout": 0, "job_timeout": timeout, "pexpect_timeout": 1}))
+        # Whoever is root already needs nobody to become it.
+        (env / "cmdline").write_text(" ".join([*(["--become"] if os.geteuid() == 0 else []), *cmdline]))
+        inventory = {"all": {"hosts": list(self.hosts)}, "_meta": {"hostvars": self.hosts}}
+        script = self.folder / "inventory" / "hosts"
+        script.write_text(f"#!{sys.executable}\nprint({json.dumps(inventory)!r})\n")
+        script.chmod(0o700)
+        ident = str(len(list(self.folder.glob("artifacts/*"))) + 1)
+        words = [BIN / "ansible-runner", "run", self.folder, "-p", "playbooks/update.yml", "--ident", ident]
+        path = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(words, cwd=self.folder, env={**os.environ, **path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180)
+        artifacts = self.folder / "artifacts" / ident
+        events = sorted((json.loads(file.read_text()) for file in artifacts.glob("job_events/*.json")), key=lambda one: int(one["counter"]))
+        return Job((artifacts / "status").read_text().strip(), events, done.stdout, artifacts)
+
+
+@pytest.fixture
+def awx(tmp_path_factory: pytest.TempPathFactory, web: Backends, aws: Ec2Endpoint) -> Iterator[Awx]:
+    # Short names: the path of a socket has room for 97 characters.
+    stage = Stage(tmp_path_factory.mktemp("b"), list(binaries().values())[-1], web, aws)
+    yield Awx(tmp_path_factory.mktemp("awx"), stage)
+    stage.balancer.stop()
+
+
+def test_a_job_follows_the_group_and_the_next_one_changes_nothing_and_says_little(awx: Awx) -> None:
+    awx.stage.members(1, 2)
+    # As a fresh balancer is begun with.
+    looked = awx.launch("--check", "--diff")
+    assert looked.status == "successful", looked.output
+    assert f"+ server {instance_id(1)} {address(1)}" in looked.text
+    assert not awx.stage.balancer.config.exists()
+
+    first = awx.launch("--diff")
+    assert first.status == "successful", first.output
+    assert awx.stage.serves(1, 2)
+    assert first.changed["balancer"] > 0
+
+    quiet = awx.launch("--diff")
+    assert (quiet.status, quiet.changed) == ("successful", {})
+    assert not [one for one in quiet.of("runner_on_ok") if one["res"].get("diff")]
+    # What AWX keeps of a job is the events and, where one lets it, the facts: of two instances a few kilobytes.
+    assert sum(len(json.dumps(one)) for one in quiet.events) < 150_000
+    facts = json.loads((quiet.folder / "fact_cache" / "balancer").read_text())
+    assert {name.removeprefix("ansible_") for name in facts} <= {
+        "ec2_security_group_instances",
+        "ec2_security_group_draining_instances",
+        "ec2_security_group_excluded_instances",
+        "haproxy_processes",
+        "discovered_interpreter_python",
+    }
+    assert len(json.dumps(facts)) < 10_000
+    # What a workflow would be given.
+    assert [one for one in quiet.of("playbook_on_stats") if one.get("artifact_data")] == []
+
+    awx.stage.members(2, 3)
+    changed = awx.launch("--diff")
+    assert changed.status == "successful", changed.output
+    (written,) = (one["res"]["diff"] for one in changed.of("runner_on_ok") if one["res"].get("diff"))
+    shown = json.dumps(written)
+    assert instance_id(3) in shown
+    assert "webheads: 2 servers +1 -1; by runtime" in changed.text
+    assert awx.stage.serves(2, 3)
+
+
+def test_a_check_job_shows_the_difference_and_touches_nothing(awx: Awx) -> None:
+    awx.stage.apply(1, 2)
+    same = awx.stage.untouched()
+    awx.stage.members(1, 3)
+    looked = awx.launch("--check", "--diff")
+    assert looked.status == "successful", looked.output
+    assert f"- server {instance_id(2)} {address(2)}" in looked.text
+    assert f"+ server {instance_id(3)} {address(3)}" in looked.text
+    assert "webheads: 2 servers +1 -1; would be brought to it by runtime" in looked.text
+    assert same()
+
+
+def test_a_job_that_fails_is_red_where_it_says_why_and_the_next_one_goes_on(awx: Awx) -> None:
+    awx.stage.apply(1, 2, 3, 4)
+    same = awx.stage.untouched()
+    awx.stage.members(4)
+    refused = awx.launch()
+    assert refused.status == "failed"
+    (failed,) = refused.of("runner_on_failed")
+    assert failed["task"] == "Refuse | A change that removes too many servers at once"
+    assert failed["host"] == "balancer"
+    assert "would lose 3 of its 4 servers" in failed["res"]["msg"]
+    assert same()
+
+    awx.stage.aws.fault("DescribeInstances", *[error(403, "UnauthorizedOperation")] * 9)
+    unknown = awx.launch()
+    assert unknown.status == "failed"
+    # The first is what AWS said; the last one, which is red, what follows from it.
+    said = [one["res"]["msg"] for one in unknown.of("runner_on_failed") if not one.get("ignore_errors")]
+    assert all("UnauthorizedOperation" in message for message in said), said
+    assert "untouched" in said[-1]
+    assert same()
+
+    awx.stage.aws.heal()
+    awx.stage.members(1, 2, 3, 4, 5)
+    assert awx.launch().status == "successful"
+    assert awx.stage.serves(1, 2, 3, 4, 5)
+
+
+def test_an_answer_of_the_survey_is_a_value_and_nothing_more(awx: Awx) -> None:
+    stage = awx.stage
+    stage.variables.pop("haproxy_autoscale_security_groups")
+    stage.apply(1, 2, 3, 4, haproxy_autoscale_security_groups=["webheads"])
+    stage.members(1)
+    # Answers that are right count, above the template's variables.
+    stage.variables["haproxy_autoscale_maximum_removed_percent"] = 10
+    answers = {
+        "haproxy_autoscale_security_groups": "webheads",
+        "haproxy_autoscale_maximum_removed_percent": 100,
+        "haproxy_autoscale_apply_strategy": "reload",
+    }
+    done = awx.launch(survey=answers)
+    assert done.status == "successful", done.output
+    assert stage.balancer.reloads() == 1
+    assert stage.serves(1)
+
+    same = stage.untouched()
+    trace = awx.folder / "trace"
+    template = f"{{{{ lookup('ansible.builtin.pipe', 'touch {trace}') }}}}"
+    for name, answer, said in (
+        ("security_groups", template, "lookup("),
+        ("security_groups", "webheads\n    server evil 192.0.2.1:80", "evil"),
+        ("apply_strategy", template, "haproxy_autoscale_apply_strategy"),
+        ("maximum_removed_percent", template, "haproxy_autoscale_maximum_removed_percent"),
+        ("maximum_removed_percent", "101", "must be 0 to 100"),
+    ):
+        wrong = awx.launch(survey={f"haproxy_autoscale_{name}": answer})
+        assert wrong.status == "failed", (name, answer)
+        messages = " ".join(str(one["res"].get("msg")) for one in wrong.of("runner_on_failed"))
+        assert said in messages, messages
+        assert same(), (name, answer)
+    assert not trace.exists()
+    # No answer to a question that needs none.
+    assert awx.launch(survey={"haproxy_autoscale_security_groups": ""}).status == "successful"
+    assert same()
+
+
+def test_a_balancer_that_cannot_be_reached_holds_no_other_back(awx: Awx) -> None:
+    awx.stage.members(1, 2)
+    nobody = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": free_port(), "ansible_user": "nobody"}
+    awx.hosts = {"gone": nobody, **awx.hosts}
+    done = awx.launch()
+    assert done.status == "failed"
+    (unreachable,) = done.of("runner_on_unreachable")
+    assert unreachable["host"] == "gone"
+    assert done.of("runner_on_failed") == []
+    assert awx.stage.serves(1, 2)
+
+
+def test_a_job_that_hangs_is_ended_by_its_time_and_the_next_one_goes_on(awx: Awx) -> None:
+    awx.stage.apply(1, 2)
+    same = awx.stage.untouched()
+    awx.stage.members(1, 2, 3)
+    awx.stage.aws.fault("DescribeInstances", Answer(200, "", delay=60))
+    hung = awx.launch(survey={"haproxy_autoscale_timeout": 100}, timeout=8)
+    assert hung.status == "timeout"
+    assert same()
+    awx.stage.aws.heal()
+    assert awx.launch().status == "successful"
+    assert awx.stage.serves(1, 2, 3)
+
+
+def test_jobs_that_meet_on_a_balancer_do_no_harm(awx: Awx, tmp_path: Path) -> None:
+    """Those of two job templates: AWX holds apart only the jobs of one."""
+    awx.stage.apply(1, 2)
+    awx.stage.members(1, 2, 3)
+    # The one waits for AWS while the other one does all that there is to do.
+    awx.stage.aws.fault("DescribeInstances", Answer(503, "", delay=5))
+    other = Awx(tmp_path / "other", awx.stage)
+    awx.stage.aws.requests.clear()
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(awx.launch, survey={"haproxy_autoscale_timeout": 30})
+        awx.stage.balancer.until(lambda: awx.stage.aws.count("DescribeInstances") > 0)
+        assert other.launch().status == "successful"
+        assert slow.result().status == "successful"
+    assert awx.stage.serves(1, 2, 3)
+    assert awx.launch().changed == {}
