@@ -397,12 +397,13 @@ def test_jobs_that_meet_on_a_balancer_do_no_harm(awx: Awx, tmp_path: Path) -> No
     awx.stage.apply(1, 2)
     awx.stage.members(1, 2, 3)
     # The one waits for AWS while the other one does all that there is to do.
-    awx.stage.aws.fault("DescribeInstances", Answer(503, "", delay=5))
+    awx.stage.aws.fault("DescribeInstances", error(503, "Unavailable")._replace(delay=5))
     other = Awx(tmp_path / "other", awx.stage)
     awx.stage.aws.requests.clear()
     with ThreadPoolExecutor() as pool:
         slow = pool.submit(awx.launch, survey={"haproxy_autoscale_timeout": 30})
         awx.stage.balancer.until(lambda: awx.stage.aws.count("DescribeInstances") > 0)
+        awx.stage.aws.heal()
         assert other.launch().status == "successful"
         assert slow.result().status == "successful"
     assert awx.stage.serves(1, 2, 3)

@@ -281,6 +281,25 @@ def test_a_reload_that_fails_in_one_process_holds_no_other_back(host: Host) -> N
     assert "internal" not in last
 
 
+def test_what_comes_after_the_role_reads_of_all_processes_what_was_found(host: Host) -> None:
+    """Also of one that was refused, and where AWS did not answer."""
+    plans = "{{ ansible_facts['haproxy_processes'] | dict2items | map(attribute='key') | zip(ansible_facts['haproxy_processes'] | dict2items"
+    plans += " | map(attribute='value.candidate.plan', default='unknown')) | map('join', '=') | join(' ') }}"
+
+    def and_then(_host: Host) -> dict[str, Any]:
+        role = {"ansible.builtin.include_role": {"name": "haproxy_autoscale"}, "vars": {"haproxy_autoscale_processes": list(host.entries.values())}}
+        return {"tasks": [{"block": [role], "always": [{"ansible.builtin.debug": {"msg": f"Plans: {plans} !"}}]}]}
+
+    host.launch(public=[1, 2, 3], internal=[4])
+    assert "Plans: public=start internal=start !" in host.play(and_then).text
+    host.launch(public=[1], internal=[4])
+    done = host.play(and_then)
+    assert done.status != 0
+    assert "Plans: public=reload internal=none !" in done.text
+    host.aws.fault("DescribeInstances", *[error(503, "Unavailable")] * 9)
+    assert "Plans: public=unknown internal=unknown !" in host.play(and_then).text
+
+
 def test_without_aws_each_is_left_as_it_is_or_started_on_its_last_good_file(host: Host) -> None:
     host.launch(public=[1], internal=[4])
     assert host.play(a_list).status == 0
