@@ -88,6 +88,12 @@ options:
     type: str
     choices: [auto, reload, runtime_only]
     default: auto
+  force:
+    description:
+      - Reloads HAProxy also when it is at its file, for what it reads besides, a renewed certificate or a map, which the file does not show.
+      - So the module reports a change each time. It belongs into a handler.
+    type: bool
+    default: false
   reload_method:
     description:
       - V(master_socket) asks the master, and has the strongest proof.
@@ -147,6 +153,10 @@ EXAMPLES = r"""
     pid_file: /run/haproxy-internal.pid
     service_name: ''
     reload_method: pid
+
+- name: Let HAProxy read a renewed certificate (a handler)
+  autoscale.haproxy.haproxy_apply:
+    force: true
 """
 
 RETURN = r"""
@@ -210,6 +220,7 @@ def main() -> None:
             "service_name": {"type": "str", "default": "haproxy"},
             "config_files": {"type": "list", "elements": "path", "default": []},
             "apply_strategy": {"type": "str", "choices": ["auto", "reload", "runtime_only"], "default": "auto"},
+            "force": {"type": "bool", "default": False},
             "reload_method": {
                 "type": "str",
                 "choices": ["auto", "master_socket", "service", "pid"],
@@ -250,6 +261,7 @@ def main() -> None:
         params["check_timeout"],
         params["apply_strategy"],
         params["in_force_checksum"],
+        params["force"],
     )
     try:
         result = apply(definition, plan, wish, module.check_mode, run)

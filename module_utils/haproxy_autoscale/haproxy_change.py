@@ -24,7 +24,7 @@ class Wish(NamedTuple):
     start a HAProxy that does not run, the copy of the file that the rendered one replaced (empty: none), for how many
     seconds to wait for the running requests of servers that go, and for the first passed check of those that come, and
     whether to reload: where it must be (auto), always (reload) or never (runtime_only). `in_force_checksum` is that of the file that
-    was found in force before the rendered one was written (empty: not known)."""
+    was found in force before the rendered one was written (empty: not known). `force` asks for a reload whatever the file says."""
 
     checksum: str
     start: bool
@@ -33,6 +33,7 @@ class Wish(NamedTuple):
     check_timeout: float
     strategy: str = "auto"
     in_force_checksum: str = ""
+    force: bool = False
 
 
 class Job(NamedTuple):
@@ -92,7 +93,7 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
         _remove_leftovers(definition, config_file)
     before = _observe_settled(definition)
     is_in_force, reason = haproxy_inspect.in_force(definition, before, config_file)
-    action = haproxy_inspect.decide(wish.start, before, is_in_force)
+    action = haproxy_inspect.decide(wish.start, before, is_in_force and not wish.force)
     around = haproxy_inspect.surroundings(definition, before)
     text = haproxy_inspect.whole_text(around.config_files, definition.config_path, config_file.text)
     if before is not None and action == "reload":
@@ -118,6 +119,8 @@ def _apply(definition: Definition, plan: Plan, wish: Wish, check_mode: bool, run
 
 
 def _way(definition: Definition, wish: Wish, running: Running, text: str) -> haproxy_plan.Plan:
+    if wish.force:
+        return haproxy_plan.Plan([], "it was asked for (force)")
     places = [haproxy_state.last_good_path(definition.state_dir, definition.name), wish.backup_file, definition.config_path]
     return haproxy_inspect.way(definition, running, text, wish.strategy, places, wish.in_force_checksum)
 

@@ -89,6 +89,30 @@ def test_a_haproxy_that_does_not_run_is_started_and_the_next_run_does_nothing(ba
     assert balancer.worker() == worker
 
 
+def test_a_reload_that_is_asked_for_is_made_at_the_file_too(balancer: Balancer) -> None:
+    """For what HAProxy reads besides, and its file does not show."""
+    page = balancer.folder / "page"
+    page.write_text("old")
+    balancer.config.write_text(balancer.text(backend=f"    http-request return status 200 content-type text/plain file {page}\n"))
+    do(balancer)
+    page.write_text("new")
+    assert do(balancer)["applied_by"] == "none"
+    assert balancer.get() == "old"
+    plan = Plan("auto", balancer.binary, str(balancer.master_socket), "haproxy", [], 10)
+    described, worker = definition(balancer), balancer.worker()
+    with pytest.raises(ApplyError, match="apply_strategy is runtime_only"):
+        apply(described, plan, Wish("", True, "", 1, 1, "runtime_only", force=True), False, run)
+    asked_for = Wish("", True, "", 1, 1, force=True)
+    assert apply(described, plan, asked_for, True, run)["applied_by"] == "reload"
+    assert (balancer.get(), balancer.worker()) == ("old", worker)
+    result = apply(described, plan, asked_for, False, run)
+    assert (result["applied_by"], result["changed"]) == ("reload", True)
+    assert "it was asked for" in result["reason"]
+    assert str(balancer.worker()) in result["proof"]
+    assert balancer.get() == "new"
+    assert do(balancer)["applied_by"] == "none"
+
+
 def test_a_text_that_failed_is_due_at_once_when_the_program_is_another(balancer: Balancer, web: Backends) -> None:
     """An upgrade puts another program in the same place."""
     program = balancer.folder / "haproxy"
