@@ -268,7 +268,10 @@ def test_a_job_follows_the_group_and_the_next_one_changes_nothing_and_says_littl
     assert not [one for one in quiet.of("runner_on_ok") if one["res"].get("diff")]
     # What AWX keeps of a job is the events and, where one lets it, the facts: of two instances a few kilobytes.
     assert sum(len(json.dumps(one)) for one in quiet.events) < 150_000
-    facts = json.loads((quiet.folder / "fact_cache" / "balancer").read_text())
+    (kept,) = (quiet.folder / "fact_cache").glob("*balancer")
+    # From 2.19 on within an envelope.
+    facts = json.loads(kept.read_text())
+    facts = json.loads(facts["__payload__"]) if "__payload__" in facts else facts
     assert {name.removeprefix("ansible_") for name in facts} <= {
         "ec2_security_group_instances",
         "ec2_security_group_draining_instances",
@@ -276,7 +279,7 @@ def test_a_job_follows_the_group_and_the_next_one_changes_nothing_and_says_littl
         "haproxy_processes",
         "discovered_interpreter_python",
     }
-    assert len(json.dumps(facts)) < 10_000
+    assert kept.stat().st_size < 10_000
     # What a workflow would be given.
     assert [one for one in quiet.of("playbook_on_stats") if one.get("artifact_data")] == []
 
@@ -383,7 +386,7 @@ def test_a_job_that_hangs_is_ended_by_its_time_and_the_next_one_goes_on(awx: Awx
     awx.stage.apply(1, 2)
     same = awx.stage.untouched()
     awx.stage.members(1, 2, 3)
-    awx.stage.aws.fault("DescribeInstances", Answer(200, "", delay=60))
+    awx.stage.aws.fault("DescribeInstances", Answer(200, "", delay=30))
     hung = awx.launch(survey={"haproxy_autoscale_timeout": 100}, timeout=8)
     assert hung.status == "timeout"
     assert same()
