@@ -234,7 +234,7 @@ class Awx:
         script.write_text(f"#!{sys.executable}\nprint({json.dumps(inventory)!r})\n")
         script.chmod(0o700)
         ident = str(len(list(self.folder.glob("artifacts/*"))) + 1)
-        words = [BIN / "ansible-runner", "run", self.folder, "-p", "playbooks/update.yml", "--ident", ident]
+        words = [sys.executable, "-m", "ansible_runner", "run", self.folder, "-p", "playbooks/update.yml", "--ident", ident]
         path = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         done = subprocess.run(words, cwd=self.folder, env={**os.environ, **path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180)
         artifacts = self.folder / "artifacts" / ident
