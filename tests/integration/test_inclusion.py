@@ -285,7 +285,8 @@ defaults
     timeout connect 1s
     timeout client 1s
     timeout server 1s
-listen THE_NAME
+# THE_NAME
+listen web
     bind {{ haproxy_autoscale_services[0].bind[0] }}
 {{ haproxy.servers(instances['webheads'], port=haproxy_autoscale_services[0].port) }}
 """
@@ -298,13 +299,13 @@ def test_the_template_of_a_role_that_includes_ours_is_found_and_before_the_playb
     project.role("wrapper", include, templates={"haproxy.cfg.j2": OWN.replace("THE_NAME", "of-the-wrapper")})
     done = project.play({"roles": ["wrapper"]}, haproxy_autoscale_start=False)
     assert done.status == 0, done.output
-    assert "listen of-the-wrapper\n" in stage.balancer.config.read_text()
+    assert "# of-the-wrapper\n" in stage.balancer.config.read_text()
 
     (project.folder / "templates").mkdir()
     (project.folder / "templates" / "haproxy.cfg.j2").write_text(OWN.replace("THE_NAME", "of-the-playbook"))
     done = project.play({"roles": ["wrapper"]}, haproxy_autoscale_start=False)
-    assert "listen of-the-wrapper\n" in stage.balancer.config.read_text()
+    assert "# of-the-wrapper\n" in stage.balancer.config.read_text()
     done = project.play({"tasks": [include]}, haproxy_autoscale_start=False)
     assert done.status == 0, done.output
-    assert "listen of-the-playbook\n" in stage.balancer.config.read_text()
+    assert "# of-the-playbook\n" in stage.balancer.config.read_text()
     assert f"server {instance_id(1)} {address(1)}:{stage.web.port}" in stage.balancer.config.read_text()
