@@ -111,7 +111,7 @@ def test_no_path_of_some_machine_and_nothing_outside_of_the_project(document: Pa
 @of_each_document
 def test_each_variable_exists(document: Path) -> None:
     named = set(re.findall(rf"\b{PREFIX}[a-z0-9_]+\b", document.read_text()))
-    of_playbooks = set(re.findall(rf"\b{PREFIX}[a-z0-9_]+\b", (ROOT / "playbooks" / "update.yml").read_text()))
+    of_playbooks = set(re.findall(rf"\b{PREFIX}[a-z0-9_]+\b", "".join(path.read_text() for path in (ROOT / "playbooks").glob("*.yml"))))
     assert named - set(DEFAULTS) - of_playbooks == set()
 
 
