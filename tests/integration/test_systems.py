@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_service import find_launch
 from backends import Backends
-from balancer import ask, free_port
+from balancer import free_port
 from ec2_endpoint import Ec2Endpoint
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id
@@ -114,4 +114,5 @@ def test_the_master_socket_that_the_units_options_give_is_found(red_hat: RedHat)
     done = red_hat.apply(1, 2, haproxy_autoscale_maximum_removed_percent=100)
     assert "by reload: " in done.text
     assert red_hat.serves(1, 2)
-    assert "1" in ask(socket, "show proc").splitlines()[1].split()
+    red_hat.balancer.master_socket = socket
+    assert red_hat.balancer.reloads() == 1
