@@ -62,6 +62,8 @@ class Fleet:
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
             "ANSIBLE_HOST_KEY_CHECKING": "0",
+            # One connection a module, as the documents have it.
+            "ANSIBLE_PIPELINING": "1",
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_DISPLAY_FAILED_STDERR": "0",
         }

@@ -43,7 +43,8 @@ class SshHost:
     @property
     def variables(self) -> dict[str, Any]:
         """Ansible's, for this host. No connection is kept: nothing of it is there when the test ends."""
-        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes", "IdentityAgent=none", "ControlMaster=no", "LogLevel=ERROR"]
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "IdentitiesOnly=yes", "IdentityAgent=none"]
+        options += ["ControlMaster=no", "LogLevel=ERROR", "KexAlgorithms=curve25519-sha256"]
         return {
             "ansible_host": self.address,
             "ansible_port": self.port,
@@ -55,16 +56,17 @@ class SshHost:
         }
 
     def start(self) -> None:
-        self._server = self._wait(
-            asyncssh.listen(
-                self.address,
-                self.port,
-                server_host_keys=[self._host_key],
-                authorized_client_keys=self._authorized,
-                process_factory=self._serve,
-                sftp_factory=True,
-                encoding=None,
-            )
+        self._server = self._wait(self._listen())
+
+    async def _listen(self) -> Any:
+        return await asyncssh.listen(
+            self.address,
+            self.port,
+            server_host_keys=[self._host_key],
+            authorized_client_keys=self._authorized,
+            process_factory=self._serve,
+            sftp_factory=True,
+            encoding=None,
         )
 
     def stop(self) -> None:
