@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_cores import cores
 from balancer import ROOT
-from scheduled import NAME, Host, commit, has_ended, make_repository
+from scheduled import NAME, ROLE, Host, commit, has_ended, make_repository
 
-ROLE = ROOT / "roles" / "schedule"
 # Says what it got, and ends as the test wants it.
 STAND_IN = """#!/bin/sh
 cd {folder} || exit
@@ -65,84 +65,113 @@ def checked_out(host: Host) -> str:
 # What is installed and removed.
 
 
-@pytest.mark.parametrize("scheduler", ["cron", "systemd"])
-def test_a_second_run_changes_nothing_and_absent_removes_all(host: Host, scheduler: str) -> None:
-    more: dict[str, Any] = {"schedule_environment": {"A": "1"}, "schedule_variables": {"b": 2}}
-    if scheduler == "systemd":
-        host.with_systemd()
+def test_a_second_run_changes_nothing_and_absent_removes_all(host: Host) -> None:
+    host.with_systemd()
     before = host.files()
+    # Quotes, dollars and commands are data.
+    secret = "s'e\"c $HOME $(touch pwned) `touch pwned` \\ret"
+    more: dict[str, Any] = {"schedule_environment": {"AWS_SECRET_ACCESS_KEY": secret}, "schedule_variables": {"password": "hush-hush"}}
     expected = host.install("--check", **more)
     assert host.files() == before
     assert expected.recap["changed"] > 0
 
-    assert host.install(**more).recap["changed"] > 0
-    assert host.entry.exists() == (scheduler == "cron")
-    assert host.timer.exists() == (scheduler == "systemd")
-    installed = host.files()
-    again = host.install(**more)
-    assert again.recap["changed"] == 0, again.output
-    assert host.files() == installed
-    host.program_runs()
-    theirs = host.folder / "deploy-key"
-    theirs.write_text("theirs")
-
-    assert host.install("--check", schedule_state="absent").recap["changed"] > 0
-    assert host.entry.exists() == (scheduler == "cron")
-    assert host.install(schedule_state="absent").recap["changed"] > 0
-    assert host.files() == {**before, theirs: "theirs"}
-    if scheduler == "systemd":
-        assert host.systemctl_calls()[-1] == "daemon-reload"
-        assert f"stop {NAME}.timer" in host.systemctl_calls()
-    theirs.unlink()
-    assert host.install(schedule_state="absent").recap["changed"] == 1
-    assert not host.folder.exists()
-    assert host.install(schedule_state="absent").recap["changed"] == 0
-
-
-def test_the_other_scheduler_has_nothing_left(host: Host) -> None:
-    host.install()
-    assert host.entry.exists()
-    host.with_systemd()
-    host.install()
+    done = host.install("-vvv", "--diff", **more)
     assert (host.entry.exists(), host.timer.exists(), host.service.exists()) == (False, True, True)
-    host.install(schedule_scheduler="cron")
-    assert (host.entry.exists(), host.timer.exists(), host.service.exists()) == (True, False, False)
-    assert f"stop {NAME}.timer" in host.systemctl_calls()
-
-
-def test_what_is_not_given_any_more_does_not_stay_on_the_disk(host: Host) -> None:
-    host.install(schedule_environment={"KEY": "secret"}, schedule_variables={"password": "secret"})
-    host.install()
-    assert [path for path, text in host.files().items() if "secret" in text] == []
-    assert host.program_runs().status == 0
-
-
-def test_credentials_are_where_root_alone_reads_them(host: Host) -> None:
-    # Quotes, dollars and commands are data.
-    secret = "s'e\"c $HOME $(touch pwned) `touch pwned` \\ret"
-    done = host.install("-vvv", "--diff", schedule_environment={"AWS_SECRET_ACCESS_KEY": secret}, schedule_variables={"password": "hush-hush"})
     assert "hush-hush" not in done.output
     assert "touch pwned" not in done.output
     holding = {path for path, text in host.files().items() if "pwned" in text or "hush-hush" in text}
     assert holding == {host.folder / "environment", host.folder / "variables.json"}
     assert {path.stat().st_mode & 0o7777 for path in holding} == {0o600}
-    assert host.folder.stat().st_mode & 0o7777 == 0o700
-    assert host.checkout.stat().st_mode & 0o7777 == 0o700
+    assert [path.stat().st_mode & 0o7777 for path in (host.folder, host.checkout, host.program)] == [0o700] * 3
+    calls = host.systemctl_calls()
+    assert calls.index("daemon-reload") < calls.index(f"enable {NAME}.timer")
+    assert f"start {NAME}.timer" in calls
+    # What the program says is the journal's.
+    assert "exec >>" not in host.program.read_text()
 
+    # A running timer takes new times by a restart only.
+    more |= {"schedule_interval": 5, "schedule_jitter": 7}
+    assert host.install(**more).recap["changed"] == 2
+    assert host.systemctl_calls()[-1] == f"restart {NAME}.timer"
+    verify_units(host)
+    installed = host.files()
+    again = host.install(**more)
+    assert again.recap["changed"] == 0, again.output
+    assert host.files() == installed
+
+    # The other scheduler has nothing left, and keys that are not given any more do not stay on the disk.
+    host.install(schedule_scheduler="cron")
+    assert (host.entry.exists(), host.timer.exists(), host.service.exists()) == (True, False, False)
+    assert f"stop {NAME}.timer" in host.systemctl_calls()
+    assert [path for path, text in host.files().items() if "pwned" in text or "hush-hush" in text] == []
     assert host.program_runs().status == 0
-    got = (host.root.parent / "environment").read_bytes().decode().split("\0")
-    assert f"AWS_SECRET_ACCESS_KEY={secret}" in got
-    assert list(host.root.parent.rglob("pwned")) == []
-    assert "secret" not in "".join(called(host))
-    assert "pwned" not in host.log.read_text()
-    assert host.log.stat().st_mode & 0o7777 == 0o600
+    host.log.with_name(f"{host.log.name}.1").touch()
+    theirs = host.folder / "deploy-key"
+    theirs.write_text("theirs")
+
+    assert host.install("--check", schedule_state="absent").recap["changed"] > 0
+    assert host.entry.exists()
+    host.install(schedule_state="absent")
+    assert host.files() == {**before, theirs: "theirs"}
+    assert not host.checkout.exists()
+    # Its folder goes when nobody else has anything in it; of all else nothing is left to change.
+    theirs.unlink()
+    assert host.install(schedule_state="absent").recap["changed"] == 1
+    assert not host.folder.exists()
+
+
+def verify_units(host: Host) -> None:
+    service, timer = host.service.read_text(), host.timer.read_text()
+    assert "\nType=oneshot\n" in service
+    assert "\nKillMode=process\n" in service
+    assert f"\nSyslogIdentifier={NAME}\n" in service
+    assert f"\nExecStart={host.program}\n" in service
+    # Behind the run's own limits: 600 and 30 seconds, and 30 for git.
+    assert int(re.findall(r"^TimeoutStartSec=(\d+)$", service, re.MULTILINE)[0]) > 660
+    assert int(re.findall(r"^TimeoutStopSec=(\d+)$", service, re.MULTILINE)[0]) > 30
+    # A HAProxy that is started in a run would live with it.
+    assert not re.search(r"^(Private|Protect|NoNewPrivileges|RuntimeMaxSec)", service, re.MULTILINE)
+    assert "\nOnCalendar=*:0/5\n" in timer
+    assert "\nRandomizedDelaySec=7\n" in timer
+    analyze = shutil.which("systemd-analyze")
+    if analyze:
+        done = subprocess.run([analyze, "verify", host.service, host.timer], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_absent_stops_the_timer_and_removes_the_units(host: Host) -> None:
+    host.with_systemd()
+    before = host.files()
+    for path in (host.service, host.timer):
+        path.touch()
+    host.install(schedule_state="absent")
+    assert host.files() == before
+    calls = host.systemctl_calls()
+    assert calls[-1] == "daemon-reload"
+    assert {f"stop {NAME}.timer", f"disable {NAME}.timer"} & set(calls)
+
+
+@pytest.mark.parametrize(("core", "mode"), [("2.16", "pull"), ("2.19", "fetch"), ("2.21", "fetch")])
+def test_each_ansible_core_installs_what_the_other_tests_have(host: Host, core: str, mode: str) -> None:
+    if core not in cores():
+        pytest.skip(f"ansible-core {core} is not here")
+    more: dict[str, Any] = {
+        "schedule_mode": mode,
+        "schedule_environment": {"B": 1, "A": "it's"},
+        "schedule_environment_file": "/etc/some/file",
+        "schedule_variables": {"b": {"d": [1, "x"]}, "a": "it's"},
+        "schedule_arguments": ["--tags", "a 'b' $c"],
+    }
+    host.place(**more)
+    again = host.install(bin_dir=cores()[core], **more)
+    assert again.recap["changed"] == 0, again.output
 
 
 def test_wrong_options_are_named_and_nothing_is_installed(host: Host) -> None:
     before = host.files()
     wrong = {
         "schedule_name": "a.b",
-        "schedule_repository": "ext::sh -c touch% pwned",
+        "schedule_repository": "",
         "schedule_ref": "--upload-pack=x",
         "schedule_checkout": "/",
         "schedule_playbook": "../update.yml",
@@ -162,59 +191,53 @@ def test_wrong_options_are_named_and_nothing_is_installed(host: Host) -> None:
     assert done.status != 0
     for name in wrong:
         assert f"{name} must " in done.text, name
-    for repository in ("", "https://somebody:secret@git.example.com/x.git"):
-        done = host.run(schedule_repository=repository)
-        assert done.status != 0
-        assert "schedule_repository must " in done.text
-        assert "secret" not in done.output
-    done = host.run(schedule_ansible_bin="/nowhere/at/all")
-    if not shutil.which("ansible-pull", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"):
-        assert done.status != 0
-        assert "ansible-playbook, ansible-pull" in done.text
-        assert "schedule_ansible_bin" in done.text
+    done = host.run(schedule_repository="https://somebody:secret@git.example.com/x.git")
+    assert done.status != 0
+    assert "schedule_repository must " in done.text
+    assert "secret" not in done.output
     assert host.files() == before
 
 
-def test_a_host_with_neither_systemd_nor_cron_is_refused(host: Host) -> None:
+def test_only_addresses_without_a_password_and_arguments_without_only_if_changed_are_taken() -> None:
+    variables = yaml.safe_load((ROLE / "tasks" / "preflight.yml").read_text())[0]["vars"]
+    url = re.compile(variables["__schedule_url"])
+    for good in ("https://git.example.com:8443/a/b.git", "ssh://git@git.example.com:22/a.git", "git@git.example.com:a/b.git", "file:///srv/a.git", "/srv/a"):
+        assert url.match(good), good
+    for bad in (
+        "https://somebody:secret@git.example.com/x.git",
+        "https://token@git.example.com/x.git",
+        "HTTP://token@git.example.com/x.git",
+        "ssh://somebody:secret@git.example.com/x.git",
+        "ext::sh -c touch% pwned",
+        "ext::touch",
+        "--upload-pack=x",
+        "https://git.example.com/a b",
+        "https://git.example.com/a\n",
+        "",
+    ):
+        assert not url.match(bad), bad
+    only_if_changed = re.compile(variables["__schedule_only_if_changed"])
+    assert all(only_if_changed.match(bad) for bad in ("-o", "-vo", "-fo", "--only-if-changed", "--only"))
+    assert not any(only_if_changed.match(good) for good in ("-v", "-e", "--tags", "--limit", "one"))
+
+
+def test_a_host_that_could_not_run_it_is_refused(host: Host) -> None:
     (host.root / "etc" / "cron.d").rmdir()
     done = host.run()
     assert done.status != 0
     assert "neither a running systemd nor cron" in done.text
+    (host.root.parent / "bin" / "ansible-pull").unlink()
+    if not shutil.which("ansible-pull", path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"):
+        done = host.run()
+        assert done.status != 0
+        assert re.search(r"These programs are not in \S+: ansible-pull\. Where", done.text)
+        assert "schedule_ansible_bin" in done.text
     assert not host.program.exists()
-
-
-def test_the_units_are_what_systemd_takes_and_leave_haproxy_alone(host: Host, tmp_path: Path) -> None:
-    host.with_systemd()
-    host.install()
-    assert f"start {NAME}.timer" in host.systemctl_calls()
-    host.install(schedule_interval=5, schedule_jitter=7)
-    service, timer = host.service.read_text(), host.timer.read_text()
-    assert "\nType=oneshot\n" in service
-    assert "\nKillMode=process\n" in service
-    assert f"\nSyslogIdentifier={NAME}\n" in service
-    assert f"\nExecStart={host.program}\n" in service
-    # A HAProxy that is started in a run would live with it.
-    assert not re.search(r"^(Private|Protect|NoNewPrivileges|RuntimeMaxSec)", service, re.MULTILINE)
-    assert "\nOnCalendar=*:0/5\n" in timer
-    assert "\nRandomizedDelaySec=7\n" in timer
-    # What the program says is the journal's.
-    assert "exec >>" not in host.program.read_text()
-    calls = host.systemctl_calls()
-    assert f"enable {NAME}.timer" in calls
-    assert f"restart {NAME}.timer" in calls
-    # New times are taken by a restart only.
-    assert calls[-1] == f"restart {NAME}.timer"
-
-    analyze = shutil.which("systemd-analyze")
-    if not analyze:
-        pytest.skip("systemd-analyze is not here")
-    done = subprocess.run([analyze, "verify", host.service, host.timer], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("mode", ["pull", "fetch"])
 def test_the_program_is_a_clean_shell_script(host: Host, mode: str) -> None:
-    host.install(schedule_mode=mode, schedule_environment={"A": 1}, schedule_environment_file="/etc/some/file", schedule_arguments=["--tags", "a 'b' $c"])
+    host.place(schedule_mode=mode, schedule_environment={"A": 1}, schedule_environment_file="/etc/some/file", schedule_arguments=["--tags", "a 'b' $c"])
     shellcheck = Path(sys.executable).with_name("shellcheck")
     # Quotes and dollars of an argument stay what they are.
     done = subprocess.run([shellcheck, "--exclude=SC2016", host.program], capture_output=True, text=True, timeout=60)
@@ -225,7 +248,7 @@ def test_the_program_is_a_clean_shell_script(host: Host, mode: str) -> None:
 
 
 def test_a_run_calls_ansible_with_what_the_role_was_given(host: Host) -> None:
-    host.install(schedule_arguments=["--tags", "a 'b' $HOME"], schedule_variables={"v": 1}, schedule_inventory="inventory/hosts.yml")
+    host.place(schedule_arguments=["--tags", "a 'b' $HOME"], schedule_variables={"v": 1}, schedule_inventory="inventory/hosts.yml")
     done = host.program_runs()
     assert done.status == 0
     words = called(host)
@@ -239,9 +262,21 @@ def test_a_run_calls_ansible_with_what_the_role_was_given(host: Host) -> None:
     assert json.loads(Path(extra.removeprefix("@")).read_text()) == {"v": 1}
 
 
+def test_credentials_reach_the_run_and_neither_command_lines_nor_the_log(host: Host) -> None:
+    secret = "s'e\"c $HOME $(touch pwned) `touch pwned` \\ret"
+    host.place(schedule_environment={"AWS_SECRET_ACCESS_KEY": secret})
+    assert host.program_runs().status == 0
+    got = (host.root.parent / "environment").read_bytes().decode().split("\0")
+    assert f"AWS_SECRET_ACCESS_KEY={secret}" in got
+    assert list(host.root.parent.rglob("pwned")) == []
+    assert "pwned" not in "".join(called(host))
+    assert "pwned" not in host.log.read_text()
+    assert host.log.stat().st_mode & 0o7777 == 0o600
+
+
 @pytest.mark.parametrize("status", [0, 1, 4])
 def test_the_exit_status_is_the_playbooks_and_is_in_the_log(host: Host, status: int) -> None:
-    host.install()
+    host.place()
     behave(host, f"exit {status}")
     assert host.program_runs().status == status
     last = host.log.read_text().splitlines()[-1]
@@ -249,7 +284,9 @@ def test_the_exit_status_is_the_playbooks_and_is_in_the_log(host: Host, status: 
 
 
 def test_a_run_that_finds_another_one_at_work_leaves_and_has_not_failed(host: Host) -> None:
-    host.install()
+    host.place()
+    # One that everybody may open, as a cron line that was written by hand makes it.
+    host.lock.touch(0o644)
     host.program_runs()
     called(host)
     with host.lock.open() as lock:
@@ -265,7 +302,7 @@ def test_a_run_that_finds_another_one_at_work_leaves_and_has_not_failed(host: Ho
 
 @pytest.mark.parametrize(("hangs", "status"), [("exec sleep 300", 124), ("trap '' TERM; sleep 300; sleep 300", 137)], ids=["hangs", "does not listen"])
 def test_a_run_that_hangs_is_ended_and_the_next_goes_on_and_a_daemon_that_it_started_lives(host: Host, hangs: str, status: int) -> None:
-    host.install(schedule_time_limit=1, schedule_kill_after=1)
+    host.place(schedule_time_limit=1, schedule_kill_after=1)
     # A daemon as HAProxy is one: a session of its own, started by the run.
     behave(host, f"echo $$ >hanging; setsid sh -c 'echo $$ >daemon; exec sleep 300' & {hangs}")
     done = host.program_runs()
@@ -287,7 +324,7 @@ def test_a_run_that_hangs_is_ended_and_the_next_goes_on_and_a_daemon_that_it_sta
 
 
 def test_a_run_that_is_stopped_from_outside_takes_its_children_along(host: Host) -> None:
-    host.install()
+    host.place()
     behave(host, "echo $$ >hanging; exec sleep 300")
     run = subprocess.Popen([host.program], stdin=subprocess.DEVNULL)
     hanging = host.root.parent / "hanging"
@@ -302,7 +339,7 @@ def test_a_file_with_the_environment_that_others_can_read_is_refused(host: Host,
     file = tmp_path / "theirs"
     file.write_text("# Keys\n\nAWS_PROFILE=a profile\nLAST=line")
     file.chmod(0o640)
-    host.install(schedule_environment_file=str(file))
+    host.place(schedule_environment_file=str(file))
     assert host.program_runs().status == 1
     assert called(host) == []
     assert "others than its owner can read it" in host.log.read_text()
@@ -324,7 +361,7 @@ def test_a_file_with_the_environment_that_others_can_read_is_refused(host: Host,
 
 
 def test_a_log_that_has_grown_is_put_aside_and_what_is_said_is_still_there(host: Host) -> None:
-    host.install(schedule_log_size=300)
+    host.place(schedule_log_size=300)
     behave(host, "seq 100")
     host.program_runs()
     first = host.log.read_text()
@@ -340,14 +377,15 @@ def test_a_log_that_has_grown_is_put_aside_and_what_is_said_is_still_there(host:
 
 def test_each_run_is_at_the_ref_over_local_changes_and_left_locks(host: Host, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    host.install(schedule_mode="fetch")
+    host.place(schedule_mode="fetch")
     assert host.program_runs().status == 0
     assert called(host)[0] == "ansible-playbook"
     assert checked_out(host) == "first"
 
     commit(repository, {"playbooks/update.yml": "second"})
     (host.checkout / "playbooks" / "update.yml").write_text("local")
-    (host.checkout / ".git" / "index.lock").touch()
+    for left in ("index.lock", "config.lock", "refs/heads/main.lock"):
+        (host.checkout / ".git" / left).touch()
     assert host.program_runs().status == 0
     assert checked_out(host) == "second"
     assert "WARNING" not in host.log.read_text()
@@ -357,13 +395,19 @@ def test_each_run_is_at_the_ref_over_local_changes_and_left_locks(host: Host, tm
     commit(repository, {"playbooks/update.yml": "third"}, "--amend")
     assert host.program_runs().status == 0
     assert checked_out(host) == "third"
-    host.install(schedule_mode="fetch", schedule_ref="good")
+    host.place(schedule_mode="fetch", schedule_ref="good")
     assert host.program_runs().status == 0
     assert checked_out(host) == "second"
+    # A commit, in full.
+    first = subprocess.run(["git", "rev-list", "--max-parents=0", "HEAD"], cwd=repository, capture_output=True, text=True, check=True).stdout.strip()
+    host.place(schedule_mode="fetch", schedule_ref=first)
+    assert host.program_runs().status == 0
+    assert checked_out(host) == "first"
+    assert "WARNING" not in host.log.read_text()
 
 
 def test_without_git_a_run_goes_on_with_what_is_there(host: Host, tmp_path: Path) -> None:
-    host.install(schedule_mode="fetch", schedule_git_time_limit=1)
+    host.place(schedule_mode="fetch", schedule_git_time_limit=1)
     assert host.program_runs().status == 0
     called(host)
     (tmp_path / "repository").rename(tmp_path / "gone")
@@ -374,7 +418,7 @@ def test_without_git_a_run_goes_on_with_what_is_there(host: Host, tmp_path: Path
 
     # One that does not answer at all.
     silent = {"GIT_SSH_COMMAND": "sleep 300 #"}
-    host.install(schedule_mode="fetch", schedule_git_time_limit=1, schedule_repository="ssh://127.0.0.1/silent", schedule_environment=silent)
+    host.place(schedule_mode="fetch", schedule_git_time_limit=1, schedule_repository="ssh://127.0.0.1/silent", schedule_environment=silent)
     assert host.program_runs().status == 0
     assert called(host)[0] == "ansible-playbook"
     assert host.log.read_text().count("WARNING: 'main' could not be fetched from git") == 2
