@@ -65,8 +65,10 @@ def checked_out(host: Host) -> str:
 # What is installed and removed.
 
 
-def test_a_second_run_changes_nothing_and_absent_removes_all(host: Host) -> None:
+@pytest.mark.timeout(900)
+def test_with_systemd_a_second_run_changes_nothing_and_new_times_are_taken(host: Host) -> None:
     host.with_systemd()
+    host.entry.touch()
     before = host.files()
     # Quotes, dollars and commands are data.
     secret = "s'e\"c $HOME $(touch pwned) `touch pwned` \\ret"
@@ -99,21 +101,33 @@ def test_a_second_run_changes_nothing_and_absent_removes_all(host: Host) -> None
     assert again.recap["changed"] == 0, again.output
     assert host.files() == installed
 
-    # The other scheduler has nothing left, and keys that are not given any more do not stay on the disk.
+
+@pytest.mark.timeout(900)
+def test_the_other_scheduler_has_nothing_left_and_absent_removes_all(host: Host) -> None:
+    host.with_systemd()
+    before = host.files()
+    host.place(schedule_environment={"KEY": "hush-hush"}, schedule_variables={"password": "hush-hush"})
+    host.has_a_timer()
+    # Keys that are not given any more do not stay on the disk, either.
     host.install(schedule_scheduler="cron")
     assert (host.entry.exists(), host.timer.exists(), host.service.exists()) == (True, False, False)
+    assert host.systemctl_calls()[-1] == "daemon-reload"
     assert f"stop {NAME}.timer" in host.systemctl_calls()
-    assert [path for path, text in host.files().items() if "pwned" in text or "hush-hush" in text] == []
+    assert [path for path, text in host.files().items() if "hush-hush" in text] == []
     assert host.program_runs().status == 0
     host.log.with_name(f"{host.log.name}.1").touch()
     theirs = host.folder / "deploy-key"
     theirs.write_text("theirs")
 
+    host.has_a_timer()
     assert host.install("--check", schedule_state="absent").recap["changed"] > 0
     assert host.entry.exists()
+    assert host.timer.exists()
     host.install(schedule_state="absent")
     assert host.files() == {**before, theirs: "theirs"}
     assert not host.checkout.exists()
+    assert host.systemctl_calls().count(f"stop {NAME}.timer") == 2
+    assert host.systemctl_calls()[-1] == "daemon-reload"
     # Its folder goes when nobody else has anything in it; of all else nothing is left to change.
     theirs.unlink()
     assert host.install(schedule_state="absent").recap["changed"] == 1
@@ -137,18 +151,6 @@ def verify_units(host: Host) -> None:
     if analyze:
         done = subprocess.run([analyze, "verify", host.service, host.timer], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
-
-
-def test_absent_stops_the_timer_and_removes_the_units(host: Host) -> None:
-    host.with_systemd()
-    before = host.files()
-    for path in (host.service, host.timer):
-        path.touch()
-    host.install(schedule_state="absent")
-    assert host.files() == before
-    calls = host.systemctl_calls()
-    assert calls[-1] == "daemon-reload"
-    assert {f"stop {NAME}.timer", f"disable {NAME}.timer"} & set(calls)
 
 
 @pytest.mark.parametrize(("core", "mode"), [("2.16", "pull"), ("2.19", "fetch"), ("2.21", "fetch")])

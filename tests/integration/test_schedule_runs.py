@@ -7,8 +7,8 @@ Elsewhere a run is started by the command line of the cron entry, given to /bin/
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -83,81 +83,34 @@ def succeed(host: Host) -> None:
     assert (done.status, done.output) == (0, ""), host.log.read_text()
 
 
-@pytest.mark.parametrize("mode", ["pull", "fetch"])
-def test_runs_follow_the_group_without_git_too_and_a_broken_commit_harms_nothing(host: Host, stage: Stage, repository: Path, mode: str) -> None:
-    host.install(schedule_mode=mode)
-    stage.members(1, 2)
-    succeed(host)
-    # The HAProxy that this run has started has outlived it.
-    assert stage.serves(1, 2)
-    worker = stage.balancer.worker()
-    stage.members(1, 2, 3)
-    succeed(host)
-    assert stage.serves(1, 2, 3)
-    succeed(host)
-    assert host.log.read_text().rpartition("PLAY RECAP")[2].count("changed=0") == 1
-
-    gone = repository.with_name("gone")
-    repository.rename(gone)
-    stage.members(2, 3)
-    succeed(host)
-    assert stage.serves(2, 3)
-    assert "WARNING" in host.log.read_text()
-    gone.rename(repository)
-
-    commit(repository, {PLAYBOOK: "- hosts: [\n"})
-    stage.members(3, 4)
-    same = stage.untouched()
-    assert host.program_runs().status != 0
-    assert "FAILED with exit status" in host.log.read_text().splitlines()[-1]
-    assert same()
-    commit(repository, {PLAYBOOK: GOOD})
-    succeed(host)
-    assert stage.serves(3, 4)
-    assert stage.balancer.worker() == worker
-
-
-@pytest.mark.parametrize("mode", ["pull", "fetch"])
-def test_a_run_that_hangs_is_ended_by_its_limit_and_the_next_goes_on(host: Host, stage: Stage, repository: Path, mode: str) -> None:
-    stage.members(1, 2)
-    host.install(schedule_mode=mode)
-    succeed(host)
-    same = stage.untouched()
-    hanging = host.root.parent / "hanging"
-    commit(repository, {PLAYBOOK: HANG.format(file=hanging)})
-    stage.members(1, 2, 3)
-    host.install(schedule_mode=mode, schedule_time_limit=6, schedule_kill_after=5)
-    assert host.program_runs().status == 124, host.log.read_text()
-    assert "it was ended after its time limit of 6 seconds" in host.log.read_text().splitlines()[-1]
-    assert same()
-    host.until(lambda: has_ended(int(hanging.read_text())))
-    commit(repository, {PLAYBOOK: GOOD})
-    host.install(schedule_mode=mode)
-    succeed(host)
-    assert stage.serves(1, 2, 3)
-
-
-@pytest.mark.parametrize("mode", ["pull", "fetch"])
-def test_a_haproxy_that_a_run_has_started_lives_on_when_the_run_is_ended(host: Host, stage: Stage, repository: Path, mode: str) -> None:
+@pytest.mark.timeout(900)
+def test_fetched_runs_follow_the_group_without_git_too_and_haproxy_outlives_a_run_that_is_ended(host: Host, stage: Stage, repository: Path) -> None:
+    host.place(schedule_mode="fetch")
     stage.members(1, 2)
     hanging = host.root.parent / "hanging"
     commit(repository, {PLAYBOOK: GOOD + HANG.format(file=hanging)})
-    host.install(schedule_mode=mode)
     run = subprocess.Popen([host.program], stdin=subprocess.DEVNULL)
     try:
         # What the limit does, at the moment when HAProxy has been started.
-        until(lambda: hanging.exists() and hanging.read_text().strip() != "", 60)
+        until(lambda: hanging.exists() and hanging.read_text().strip() != "", 300)
         os.kill(run.pid, signal.SIGTERM)
         assert run.wait(timeout=60) != 0
     finally:
         run.kill()
-    host.until(lambda: has_ended(int(hanging.read_text())))
+    until(lambda: has_ended(int(hanging.read_text())), 60)
+    assert "FAILED with exit status" in host.log.read_text().splitlines()[-1]
     assert stage.serves(1, 2)
     worker = stage.balancer.worker()
+
     commit(repository, {PLAYBOOK: GOOD})
+    stage.members(1, 2, 3)
+    succeed(host)
+    assert stage.serves(1, 2, 3)
+    repository.rename(repository.with_name("gone"))
     stage.members(2, 3)
     succeed(host)
     assert stage.serves(2, 3)
+    assert "WARNING: 'main' could not be fetched from git" in host.log.read_text()
     assert stage.balancer.worker() == worker
 
 
@@ -181,9 +134,39 @@ exec "$2" -f
 """
 
 
+class Cron:
+    """A cron daemon that reads the host's /etc/cron.d."""
+
+    def __init__(self, host: Host, daemon: str) -> None:
+        self._host = host
+        self._daemon = daemon
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(["unshare", "--mount", "sh", "-ec", CRON, "cron", self._host.root, self._daemon], stdin=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        """Ends it, and waits for the run that it may have started: it has a limit, and is not to outlive the test."""
+        if self._process:
+            self._process.terminate()
+            self._process.wait(timeout=30)
+            until(lambda: not self._runs(), 400)
+        self._process = None
+
+    def _runs(self) -> bool:
+        program = os.fsencode(self._host.program)
+        for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                if program in cmdline.read_bytes().split(b"\0"):
+                    return True
+            except OSError:
+                # It has just ended.
+                continue
+        return False
+
+
 @pytest.fixture
-def cron(host: Host) -> Iterator[Callable[[], None]]:
-    """Starts cron, which then reads the host's /etc/cron.d."""
+def cron(host: Host) -> Iterator[Cron]:
     places = f"{os.environ['PATH']}:/usr/sbin:/sbin:{ROOT}/.cache/cron/usr/sbin"
     daemon = shutil.which("cron", path=places)
     if not daemon or not Path("/etc/cron.d").is_dir():
@@ -191,29 +174,60 @@ def cron(host: Host) -> Iterator[Callable[[], None]]:
     if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
         pytest.skip("only root can give cron a view of the file system of its own")
     (host.root / "var/spool/cron/crontabs").mkdir(parents=True)
-    processes: list[subprocess.Popen[bytes]] = []
-
-    def start() -> None:
-        processes.append(subprocess.Popen(["unshare", "--mount", "sh", "-ec", CRON, "cron", host.root, daemon], stdin=subprocess.DEVNULL))
-
-    yield start
-    host.entry.unlink(missing_ok=True)
-    for process in processes:
-        process.terminate()
-        process.wait(timeout=30)
-    # A run that it has started has a limit, and is not to outlive the test.
-    if host.lock.exists():
-        with host.lock.open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    made = Cron(host, daemon)
+    yield made
+    made.stop()
 
 
-def test_cron_brings_requests_to_a_newcomer_with_its_next_tick(host: Host, stage: Stage, cron: Callable[[], None]) -> None:
+def ticks(host: Host) -> int:
+    return host.log.read_text().count("has succeeded") if host.log.exists() else 0
+
+
+@pytest.mark.timeout(1200)
+def test_cron_brings_requests_to_a_newcomer_with_its_next_tick_and_no_run_that_fails_harms_any(host: Host, stage: Stage, repository: Path, cron: Cron) -> None:
     stage.members(1, 2)
-    host.install(schedule_jitter=2, schedule_time_limit=120)
-    cron()
-    until(lambda: host.log.exists() and "has succeeded" in host.log.read_text(), 150)
+    host.install(schedule_jitter=2, schedule_time_limit=300)
+    cron.start()
+    until(lambda: ticks(host) > 0, 300)
+    # The HAProxy that this run has started has outlived it.
     assert stage.serves(1, 2)
     stage.members(1, 2, 3)
-    until(lambda: host.log.read_text().count("has succeeded") >= 2, 150)
-    assert stage.serves(1, 2, 3)
+    before = ticks(host)
+    # One that was at work already may have asked EC2 before.
+    until(lambda: ticks(host) > before and stage.serves(1, 2, 3), 300)
+    cron.stop()
     assert "FAILED" not in host.log.read_text()
+    worker = stage.balancer.worker()
+
+    # Without git.
+    gone = repository.with_name("gone")
+    repository.rename(gone)
+    stage.members(2, 3)
+    succeed(host)
+    assert stage.serves(2, 3)
+    gone.rename(repository)
+
+    # A commit that breaks the playbook.
+    commit(repository, {PLAYBOOK: "- hosts: [\n"})
+    stage.members(3, 4)
+    same = stage.untouched()
+    assert host.program_runs().status not in (0, 124, 137)
+    assert "FAILED with exit status" in host.log.read_text().splitlines()[-1]
+    assert same()
+
+    # One that lets it hang.
+    hanging = host.root.parent / "hanging"
+    commit(repository, {PLAYBOOK: HANG.format(file=hanging)})
+    # A whole run took longer than one gets to where it hangs.
+    limit = 10 + int(re.findall(r"has succeeded; it took (\d+) seconds", host.log.read_text())[-1])
+    host.place(schedule_time_limit=limit)
+    assert host.program_runs().status == 124, host.log.read_text()
+    assert f"it was ended after its time limit of {limit} seconds" in host.log.read_text().splitlines()[-1]
+    until(lambda: has_ended(int(hanging.read_text())), 60)
+    assert same()
+
+    commit(repository, {PLAYBOOK: GOOD})
+    host.place()
+    succeed(host)
+    assert stage.serves(3, 4)
+    assert stage.balancer.worker() == worker
