@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the modules of awx.awx ask an AWX for, on loopback: lists by name, objects that are made and changed, surveys and what belongs to a job template.
 
-It judges nothing but what a real one refuses as well: a survey's default has to be of the question's kind.
+It judges nothing but what a real one refuses as well: a survey whose questions and defaults are not of their kinds.
 """
 
 from __future__ import annotations
@@ -96,9 +96,9 @@ class AwxApi:
         if rest[1:] == ["survey_spec"]:
             if method == "GET":
                 return 200, self.surveys.get(number, {})
-            wrong = [one["variable"] for one in data["spec"] if one["type"] == "integer" and type(one["default"]) is not int]
+            wrong = [one["variable"] for one in data["spec"] if not is_question(one)]
             if wrong:
-                return 400, {"error": f"Default value of {wrong} is expected to be an integer."}
+                return 400, {"error": f"Survey question {wrong} is not as it must be."}
             self.surveys[number] = data
             return 200, {}
         if rest[1:] == ["credentials"]:
@@ -114,6 +114,15 @@ class AwxApi:
     def _found(self, kind: str, query: Mapping[str, str]) -> list[dict[str, Any]]:
         of_kinds = [one for each in UNIONS.get(kind, (kind,)) for one in self.objects.get(each, {}).values()]
         return [shown(one) for one in of_kinds if all(str(one.get(field)) == value for field, value in query.items())]
+
+
+def is_question(one: Mapping[str, Any]) -> bool:
+    return (
+        type(one["required"]) is bool
+        and type(one["default"]) is (int if one["type"] == "integer" else str)
+        and all(one[limit] is None or type(one[limit]) is int for limit in ("min", "max"))
+        and (one["type"] != "multiplechoice" or one["default"] in one["choices"])
+    )
 
 
 def shown(made: Mapping[str, Any]) -> dict[str, Any]:
