@@ -1,37 +1,69 @@
 # SPDX-FileCopyrightText: The haproxy-autoscale contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The role in somebody else's play: beside other roles and their handlers, with tags, rights and values from everywhere, and what is left behind.
+The plays of docs/inclusion.md are run as they stand there, but for the places of the test.
 
 That each way of calling it, twice and in a loop, brings each process to its own file is in test_processes.py; where the role and the modules
-are found is in test_packaging.py.
+are found, and that these do the job alone, is in test_packaging.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from backends import Backends
 from balancer import ROOT, Run
-from ec2_endpoint import Ec2Endpoint
+from ec2_endpoint import Ec2Endpoint, instance, interface, security_group
 from haproxy_binaries import binaries
 from stage import Stage, address, instance_id
 
 Task = dict[str, Any]
+NAME = "autoscale.haproxy"
+ROLE = f"{NAME}.haproxy_autoscale"
+
+# In place of sudo: notes the module that it is called for, and runs it.
+SUDO = """#!/bin/sh
+printf '%s\\n' "$*" | grep -o 'AnsiballZ_[a-z0-9_]*' >>{log}
+while [ "$1" != /bin/sh ]; do shift; done
+exec "$@"
+"""
+NEEDED = {f"AnsiballZ_{name}" for name in ("ec2_security_group_instance_facts", "haproxy_facts", "copy", "haproxy_apply")}
+
+
+def of_the_page(name: str) -> dict[str, Any]:
+    """The play with this name in docs/inclusion.md, for this host."""
+    blocks = re.findall(r"^```yaml[^\n]*\n(.*?)^```$", (ROOT / "docs" / "inclusion.md").read_text(), re.MULTILINE | re.DOTALL)
+    (play,) = (play for block in blocks for play in yaml.safe_load(block) if play["name"] == name)
+    return {**play, "hosts": "localhost"}
 
 
 class Project:
-    """Somebody else's folder, with roles of theirs and a play."""
+    """Somebody else's folder, with roles of theirs, plays, and this collection installed."""
 
     def __init__(self, folder: Path, stage: Stage) -> None:
         self.folder = folder
         self.stage = stage
         # Where a handler or a task of theirs leaves a line each time that it runs.
         self.trace = folder / "trace"
-        self.environment: dict[str, str] = {}
+        # The modules that asked for rights.
+        self.log = folder / "log"
+        sudo = folder / "sudo"
+        sudo.write_text(SUDO.format(log=self.log))
+        sudo.chmod(0o755)
+        collection = folder / "ansible_collections" / "autoscale" / "haproxy"
+        collection.parent.mkdir(parents=True)
+        collection.symlink_to(ROOT)
+        self.environment = {
+            "ANSIBLE_BECOME_ALLOW_SAME_USER": "1",
+            "ANSIBLE_BECOME_EXE": str(sudo),
+            "ANSIBLE_COLLECTIONS_PATH": str(folder),
+        }
 
     def role(self, name: str, *tasks: Task, handlers: list[Task] | None = None, templates: dict[str, str] | None = None) -> str:
         for part, content in (("tasks", list(tasks)), ("handlers", handlers or [])):
@@ -43,17 +75,25 @@ class Project:
         return name
 
     def traced(self, line: str, **more: Any) -> Task:
-        return {"name": f"Leave {line}", "ansible.builtin.shell": f"echo {line} >>{self.trace}", **more}
+        return {"name": f"Leave {line}", "ansible.builtin.shell": f"echo {line} >>{self.trace}", "become": False, **more}
 
     def traces(self) -> list[str]:
-        return self.trace.read_text().split() if self.trace.exists() else []
+        """The lines that were left since it was asked last."""
+        lines = self.trace.read_text().split() if self.trace.exists() else []
+        self.trace.unlink(missing_ok=True)
+        return lines
 
-    def play(self, play: dict[str, Any], *arguments: str, extra: dict[str, Any] | None = None, **variables: Any) -> Run:
+    def keep(self, name: str) -> Task:
+        """A task that keeps the configuration as it is then."""
+        return {"name": f"Keep {name}", "ansible.builtin.command": f"cp {self.stage.balancer.config} {self.folder / name}"}
+
+    def play(self, *plays: dict[str, Any], arguments: tuple[str, ...] = (), extra: dict[str, Any] | None = None, **variables: Any) -> Run:
         playbook = self.folder / "site.yml"
-        theirs = {"name": "Theirs", "hosts": "localhost", "gather_facts": False, "vars": {**self.stage.variables, **variables}}
-        playbook.write_text(json.dumps([{**theirs, **play}]))
+        theirs = {"name": "Theirs", "hosts": "localhost", "gather_facts": False}
+        values = {**self.stage.variables, **variables}
+        playbook.write_text(json.dumps([{**theirs, **play, "vars": {**values, **play.get("vars", {})}} for play in plays]))
         balancer = self.stage.balancer
-        balancer.environment = {**self.stage.aws.environment, "ANSIBLE_ROLES_PATH": str(ROOT / "roles"), **self.environment}
+        balancer.environment = {**self.stage.aws.environment, **self.environment}
         return balancer.run(extra or {}, *arguments, playbook=playbook)
 
 
@@ -64,13 +104,10 @@ def project(tmp_path_factory: pytest.TempPathFactory, web: Backends, aws: Ec2End
     stage.balancer.stop()
 
 
-ROLE = "haproxy_autoscale"
-
-
 # Beside other roles, and their handlers.
 
 
-def test_a_role_that_installs_haproxy_and_its_handlers_of_the_same_name_are_left_alone(project: Project) -> None:
+def test_beside_a_role_that_installs_haproxy_each_handler_runs_when_it_shall_and_later_tasks_read_what_was_found(project: Project) -> None:
     stage = project.stage
     program = project.folder / "haproxy"
     install = {
@@ -78,204 +115,126 @@ def test_a_role_that_installs_haproxy_and_its_handlers_of_the_same_name_are_left
         "ansible.builtin.file": {"src": stage.balancer.binary, "path": str(program), "state": "link"},
         "notify": "reload haproxy",
     }
-    project.role("installer", install, handlers=[{**project.traced("theirs"), "name": "reload haproxy"}])
     stage.variables["haproxy_autoscale_binary"] = str(program)
-    play = {"roles": ["installer", ROLE]}
+    project.role("your.haproxy", install, handlers=[{**project.traced("theirs"), "name": "reload haproxy"}])
+    # Ours, which listens to it, too: before our role has run there is nothing for it to do.
+    project.role("flush", {"name": "Flush", "ansible.builtin.meta": "flush_handlers"})
+    project.role("before", project.traced("task", notify="Theirs"), handlers=[{**project.traced("handler"), "name": "Theirs"}])
+    project.role("after", project.traced("after", notify="reload haproxy"))
+    play = of_the_page("Balancers")
+    installs, ours = play["roles"]
+    play["roles"] = [installs, "flush", "before", ours, "after"]
+    found = "{{ %s.ec2_security_group_instances.webheads | map(attribute='address') | join('+') }}"
+    # Whoever has passed no check yet is answered for by HAProxy.
+    play["tasks"] = [
+        {"ansible.builtin.uri": {"url": f"http://127.0.0.1:{stage.balancer.port}/", "status_code": [200, 503]}},
+        {"ansible.builtin.debug": {"msg": "here " + found % "ansible_facts"}},
+        {"ansible.builtin.debug": {"msg": "plan {{ ansible_facts['haproxy_processes']['haproxy'].candidate.plan }}"}},
+        {"ansible.builtin.debug": {"msg": "out {{ ansible_facts['ec2_security_group_excluded_instances'].webheads | length }}"}},
+    ]
+    elsewhere = {"hosts": "elsewhere", "tasks": [{"ansible.builtin.debug": {"msg": "there " + found % "hostvars['localhost'].ansible_facts"}}]}
     stage.members(1, 2)
-    done = project.play(play)
+    done = project.play(play, elsewhere, arguments=("-i", "localhost,elsewhere,"))
     assert done.status == 0, done.output
     assert stage.serves(1, 2)
-    # What they notified themselves.
-    assert project.traces() == ["theirs"]
+    # Theirs of the same name ran for what they notified, at once and at the end; who waited when our role flushed, then.
+    assert project.traces() == ["theirs", "task", "handler", "after", "theirs"]
+    members = f"{address(1)}+{address(2)}"
+    for said in (f"here {members}", "plan start", "out 0", f"there {members}"):
+        assert said in done.text, said
+    # The play has become.
+    assert set(project.log.read_text().split()) >= NEEDED
+
+    # A change of ours runs no handler of theirs. And "after" notifies for nothing, so that ours does nothing at the end.
+    worker = stage.balancer.worker()
     stage.members(2, 3)
     done = project.play(play)
     assert done.status == 0, done.output
+    assert project.traces() == ["task", "handler", "after", "theirs"]
     assert stage.serves(2, 3)
-    assert project.traces() == ["theirs"]
-    assert project.play(play).recap["changed"] == 0
-
-
-def test_other_roles_may_notify_the_handler_before_and_after(project: Project) -> None:
-    stage = project.stage
-    for name in ("before", "between", "after"):
-        project.role(name, project.traced(name, notify="reload haproxy"))
-    project.role("flush", {"name": "Flush", "ansible.builtin.meta": "flush_handlers"})
-    play = {"roles": ["before", "flush", "between", ROLE, "after"]}
-    stage.members(1, 2)
-    done = project.play(play)
-    assert done.status == 0, done.output
-    assert stage.serves(1, 2)
-    worker = stage.balancer.worker()
-    # What it was notified for is nothing, and it does nothing.
-    done = project.play(play)
-    assert done.status == 0, done.output
-    assert done.recap["changed"] == 3
-    stage.members(1, 2, 3)
-    done = project.play(play)
-    assert done.status == 0, done.output
-    assert stage.serves(1, 2, 3)
     assert (stage.balancer.worker(), stage.balancer.reloads()) == (worker, 0)
 
-
-def test_the_role_leaves_haproxy_at_its_file_before_anything_else_runs_and_runs_the_handlers_that_wait(project: Project) -> None:
-    stage = project.stage
-    project.role("other", project.traced("task", notify="Theirs"), handlers=[{**project.traced("handler"), "name": "Theirs"}])
-    # Whoever has passed no check yet is answered for by HAProxy.
-    answers = {"url": f"http://127.0.0.1:{stage.balancer.port}/", "status_code": [200, 503]}
-    then = {"name": "Ask HAProxy", "ansible.builtin.uri": answers}
-    said = {"name": "Say", "ansible.builtin.debug": {"msg": "There was {{ lookup('ansible.builtin.file', trace) }}"}}
-    stage.members(1)
-    done = project.play({"roles": ["other", ROLE], "tasks": [then, said]}, trace=str(project.trace))
-    assert done.status == 0, done.output
-    assert "There was task handler" in done.text.replace("\\n", " ")
-
-
-# Tags.
-
-
-def by_roles(tags: list[str]) -> dict[str, Any]:
-    return {"roles": [{"role": ROLE, "tags": tags}]}
-
-
-def by_import_role(tags: list[str]) -> dict[str, Any]:
-    return {"tasks": [{"ansible.builtin.import_role": {"name": ROLE}, "tags": tags}]}
-
-
-def by_include_role(tags: list[str]) -> dict[str, Any]:
-    return {"tasks": [{"ansible.builtin.include_role": {"name": ROLE, "apply": {"tags": tags}}, "tags": tags}]}
-
-
-def test_a_tag_runs_the_whole_role_or_nothing_of_it_in_every_way(project: Project) -> None:
-    stage = project.stage
-    members = [1]
-    for way in (by_roles, by_import_role, by_include_role):
-        stage.members(*members)
-        done = project.play(way(["balancer"]), "--tags", "balancer")
+    # What HAProxy reads besides its file: a reload when it has changed, and only then.
+    renew = of_the_page("Renew what HAProxy serves with")
+    (copy,) = renew["tasks"]
+    copy["ansible.builtin.copy"]["dest"] = str(project.folder / "installed.pem")
+    place = {name: stage.variables[f"haproxy_autoscale_{name}"] for name in ("config_path", "pid_file", "state_dir", "binary", "stats_socket")}
+    renew["module_defaults"] = {f"{NAME}.haproxy_apply": {**place, "service_name": ""}}
+    (project.folder / "shop.pem").write_text("a certificate\n")
+    for changed in (2, 0):
+        done = project.play(renew)
         assert done.status == 0, done.output
-        assert stage.serves(*members), way.__name__
-        members.append(len(members) + 1)
-        stage.members(*members)
-        same = stage.untouched()
-        for arguments in (["--tags", "other"], ["--skip-tags", "balancer"]):
-            done = project.play(way(["balancer"]), *arguments)
-            assert done.status == 0, done.output
-            assert same(), (way.__name__, arguments)
+        assert done.recap["changed"] == changed
+        assert stage.balancer.reloads() == 1
+    assert stage.balancer.reached() == {address(2), address(3)}
 
 
-# Rights.
-
-# In place of sudo: notes the module that it is called for, and runs it.
-SUDO = """#!/bin/sh
-printf '%s\\n' "$*" | grep -o 'AnsiballZ_[a-z0-9_]*' >>{log}
-while [ "$1" != /bin/sh ]; do shift; done
-exec "$@"
-"""
-NEEDED = {f"AnsiballZ_{name}" for name in ("ec2_security_group_instance_facts", "haproxy_facts", "copy", "haproxy_apply")}
+# Tags and rights.
 
 
-def become_of_the_play(_project: Project) -> dict[str, Any]:
-    return {"become": True, "roles": [ROLE]}
-
-
-def become_of_the_role(_project: Project) -> dict[str, Any]:
-    return {"roles": [{"role": ROLE, "become": True}]}
-
-
-def become_of_import_role(_project: Project) -> dict[str, Any]:
-    return {"tasks": [{"ansible.builtin.import_role": {"name": ROLE}, "become": True}]}
-
-
-def become_of_a_block(_project: Project) -> dict[str, Any]:
-    return {"tasks": [{"become": True, "block": [{"ansible.builtin.include_role": {"name": ROLE}}]}]}
-
-
-def become_of_apply(_project: Project) -> dict[str, Any]:
-    return {"tasks": [{"ansible.builtin.include_role": {"name": ROLE, "apply": {"become": True}}}]}
-
-
-def test_the_role_takes_the_rights_that_it_is_given_its_handler_too_and_asks_for_none_itself(project: Project) -> None:
+def test_each_way_takes_tags_and_rights_for_the_whole_role_its_handler_too(project: Project) -> None:
     stage = project.stage
-    sudo, log = project.folder / "sudo", project.folder / "log"
-    sudo.write_text(SUDO.format(log=log))
-    sudo.chmod(0o755)
-    project.environment = {"ANSIBLE_BECOME_ALLOW_SAME_USER": "1", "ANSIBLE_BECOME_EXE": str(sudo)}
-    # Without become there is nobody to ask.
-    stage.members(1)
-    done = project.play({"roles": [ROLE]})
-    assert done.status == 0, done.output
-    assert stage.serves(1)
-    assert not log.exists()
-    ways: list[Callable[[Project], dict[str, Any]]] = [
-        become_of_the_play,
-        become_of_the_role,
-        become_of_import_role,
-        become_of_a_block,
-        become_of_apply,
+    groups = [("sg-00000001", "webheads"), ("sg-00000002", "two"), ("sg-00000003", "three"), ("sg-00000004", "four")]
+    stage.aws.groups["eu-west-1"] = [security_group(*group) for group in groups]
+
+    def launch(*numbers: int) -> None:
+        members = ((number, groups[(number - 1) % 4]) for number in numbers)
+        stage.aws.regions["eu-west-1"] = [[instance(instance_id(number), interface(address=address(number), groups=[group])) for number, group in members]]
+
+    stage.variables["haproxy_autoscale_security_groups"] = []
+    (service,) = stage.variables["haproxy_autoscale_services"]
+    include = {"name": "Follow", "ansible.builtin.include_role": {"name": ROLE}}
+    ways = [
+        {"roles": [{"role": ROLE, "become": True, "tags": ["balancer"]}]},
+        {"tasks": [{"name": "Follow", "ansible.builtin.import_role": {"name": ROLE}, "become": True, "tags": ["balancer"]}]},
+        {"tasks": [{"name": "Rights", "become": True, "tags": ["balancer"], "block": [include]}]},
+        of_the_page("The whole role behind one tag"),
     ]
-    for number, way in enumerate(ways):
-        stage.members(1, 2 + number)
-        done = project.play(way(project))
-        assert done.status == 0, f"{way.__name__}: {done.output}"
-        assert set(log.read_text().split()) >= NEEDED, way.__name__
-        log.unlink()
-    assert stage.serves(1, 6)
+    for number, way in enumerate(ways, 1):
+        # One instance more for each, so that each has something to do.
+        way["vars"] = {"haproxy_autoscale_services": [{**service, "security_groups": [name for _id, name in groups[:number]]}]}
+        log = {"name": "Keep the log", "ansible.builtin.command": f"mv {project.log} {project.log}.{number}", "tags": ["balancer"], "become": False}
+        way["post_tasks"] = [log]
+    launch(1, 2, 3, 4)
+    done = project.play(*ways, arguments=("--tags", "balancer"))
+    assert done.status == 0, done.output
+    assert stage.serves(1, 2, 3, 4)
+    for number in range(1, len(ways) + 1):
+        assert set(Path(f"{project.log}.{number}").read_text().split()) >= NEEDED, (number, done.output)
+    same = stage.untouched()
+    launch(1, 2, 3, 4, 5)
+    for arguments in (("--tags", "other"), ("--skip-tags", "balancer")):
+        done = project.play(*ways, arguments=arguments)
+        assert done.status == 0, done.output
+        assert same(), arguments
 
 
 # Which value counts.
 
 
-def test_of_several_values_the_one_nearest_to_the_role_counts_and_extra_variables_above_all(project: Project) -> None:
+def test_of_several_values_the_one_nearest_to_the_call_counts_for_that_call_alone_and_no_rights_are_asked_for(project: Project) -> None:
     stage = project.stage
     stage.members(1)
-    config = stage.balancer.config
-    name = "haproxy_autoscale_maxconn"
+
+    def values(seconds: int, *names: str) -> dict[str, str]:
+        return {f"haproxy_autoscale_timeout_{name}": f"{seconds}s" for name in names}
+
     inventory = project.folder / "inventory.yml"
-    inventory.write_text(json.dumps({"all": {"hosts": {"localhost": {name: 11}}}}))
-    plain: dict[str, Any] = {"roles": [ROLE]}
-    beside = {"roles": [{"role": ROLE, "vars": {name: 13}}]}
-    included = {"tasks": [{"ansible.builtin.include_role": {"name": ROLE}, "vars": {name: 14}}]}
-    more: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]] = [
-        (plain, {}, {}, 11),
-        (plain, {name: 12}, {}, 12),
-        (beside, {name: 12}, {}, 13),
-        (included, {name: 12}, {}, 14),
-        (included, {name: 12}, {name: 15}, 15),
-    ]
-    for play, variables, extra, expected in more:
-        done = project.play(play, "-i", str(inventory), haproxy_autoscale_start=False, extra=extra, **variables)
-        assert done.status == 0, done.output
-        assert f"    maxconn {expected}\n" in config.read_text(), (play, variables, extra)
-
-
-def test_what_one_call_was_given_is_not_there_in_the_next(project: Project) -> None:
-    stage = project.stage
-    stage.members(1)
-    stage.variables["haproxy_autoscale_start"] = False
-    first = {"ansible.builtin.include_role": {"name": ROLE}, "vars": {"haproxy_autoscale_maxconn": 77}}
-    second = {"ansible.builtin.include_role": {"name": ROLE}}
-    done = project.play({"tasks": [first, second]})
+    inventory.write_text(json.dumps({"all": {"hosts": {"localhost": values(11, "connect", "client", "server", "http_request")}}}))
+    play = {
+        "vars": values(12, "client", "server", "http_request"),
+        "roles": [{"role": ROLE, "vars": values(13, "server", "http_request")}],
+        "tasks": [project.keep("first"), {"ansible.builtin.include_role": {"name": ROLE}, "vars": values(14, "client", "http_request")}],
+    }
+    done = project.play(play, arguments=("-i", str(inventory)), extra=values(15, "http_request"), haproxy_autoscale_start=False)
     assert done.status == 0, done.output
-    assert "maxconn 77" not in stage.balancer.config.read_text()
-
-
-# What is left behind.
-
-
-def test_later_tasks_plays_and_hosts_read_what_was_found(project: Project) -> None:
-    stage = project.stage
-    stage.members(1, 2)
-    found = "{{ %s.ec2_security_group_instances.webheads | map(attribute='address') | join('+') }}"
-    tasks = [
-        {"ansible.builtin.debug": {"msg": "here " + found % "ansible_facts"}},
-        {"ansible.builtin.debug": {"msg": "plan {{ ansible_facts['haproxy_processes']['haproxy'].candidate.plan }}"}},
-        {"ansible.builtin.debug": {"msg": "out {{ ansible_facts['ec2_security_group_excluded_instances'].webheads | length }}"}},
-        {"ansible.builtin.debug": {"msg": "there " + found % "hostvars['localhost'].ansible_facts"}, "delegate_to": "elsewhere", "delegate_facts": True},
-    ]
-    done = project.play({"roles": [ROLE], "tasks": tasks}, "-i", "localhost,elsewhere,")
-    assert done.status == 0, done.output
-    members = f"{address(1)}+{address(2)}"
-    for said in (f"here {members}", "plan start", "out 0", f"there {members}"):
-        assert said in done.text, said
+    second = stage.balancer.config
+    for file, client, server in ((project.folder / "first", 12, 13), (second, 14, 12)):
+        found = dict(re.findall(r"^    timeout (\S+) +(\S+)$", file.read_text(), re.MULTILINE))
+        expected = {"http-keep-alive": "2s", "connect": "11s", "client": f"{client}s", "server": f"{server}s", "http-request": "15s"}
+        assert {name: found[name] for name in expected} == expected
+    # Nor is anybody asked for rights by a role that was given none.
+    assert not project.log.exists()
 
 
 # Templates of the user's own.
@@ -297,15 +256,10 @@ def test_the_template_of_a_role_that_includes_ours_is_found_and_before_the_playb
     stage.members(1)
     include = {"ansible.builtin.include_role": {"name": ROLE}, "vars": {"haproxy_autoscale_template": "haproxy.cfg.j2"}}
     project.role("wrapper", include, templates={"haproxy.cfg.j2": OWN.replace("THE_NAME", "of-the-wrapper")})
-    done = project.play({"roles": ["wrapper"]}, haproxy_autoscale_start=False)
-    assert done.status == 0, done.output
-    assert "# of-the-wrapper\n" in stage.balancer.config.read_text()
-
     (project.folder / "templates").mkdir()
     (project.folder / "templates" / "haproxy.cfg.j2").write_text(OWN.replace("THE_NAME", "of-the-playbook"))
-    done = project.play({"roles": ["wrapper"]}, haproxy_autoscale_start=False)
-    assert "# of-the-wrapper\n" in stage.balancer.config.read_text()
-    done = project.play({"tasks": [include]}, haproxy_autoscale_start=False)
+    done = project.play({"roles": ["wrapper"], "tasks": [project.keep("first")]}, {"tasks": [include]}, haproxy_autoscale_start=False)
     assert done.status == 0, done.output
-    assert "# of-the-playbook\n" in stage.balancer.config.read_text()
-    assert f"server {instance_id(1)} {address(1)}:{stage.web.port}" in stage.balancer.config.read_text()
+    for file, name in ((project.folder / "first", "of-the-wrapper"), (stage.balancer.config, "of-the-playbook")):
+        assert f"# {name}\n" in file.read_text()
+        assert f"server {instance_id(1)} {address(1)}:{stage.web.port}" in file.read_text()
