@@ -196,8 +196,9 @@ def test_each_way_takes_tags_and_rights_for_the_whole_role_its_handler_too(proje
         log = {"name": "Keep the log", "ansible.builtin.command": f"mv {project.log} {project.log}.{number}", "tags": ["balancer"], "become": False}
         way["post_tasks"] = [log]
     launch(1, 2, 3, 4)
-    done = project.play(*ways, arguments=("--tags", "balancer"))
-    assert done.status == 0, done.output
+    for some in (ways[:2], ways[2:]):
+        done = project.play(*some, arguments=("--tags", "balancer"))
+        assert done.status == 0, done.output
     assert stage.serves(1, 2, 3, 4)
     for number in range(1, len(ways) + 1):
         assert set(Path(f"{project.log}.{number}").read_text().split()) >= NEEDED, (number, done.output)
