@@ -144,7 +144,8 @@ def parse_show_proc(answer: str) -> Workers:
         if line.startswith("# "):
             section = line.strip()
             continue
-        found = re.match(r"(\d+)\s+(master|worker)\s+(\d+)(?:\s+\[failed: (\d+)\])?\s+\S+\s+(\S+)", line)
+        # 2.4 has one column more, the relative process id: "1", or "[was: 1]" of an old worker.
+        found = re.match(r"(\d+)\s+(master|worker)\s+(?:(?:\d+|\[was: \d+\])\s+)?(\d+)(?:\s+\[failed: (\d+)\])?\s+\d+d\S+\s+(\S+)", line)
         if found is None:
             continue
         pid, kind, count, failures, version = found.groups()

@@ -33,6 +33,18 @@ def test_show_proc_of_2_6() -> None:
     assert found.old == []
 
 
+def test_show_proc_of_2_4_has_a_column_more() -> None:
+    found = parse_show_proc(
+        "#<PID>          <type>          <relative PID>  <reloads>       <uptime>        <version>      \n"
+        "15939           master          0               2               0d00h00m06s     2.4.0-6cbbecf09\n"
+        "# workers\n16289           worker          1               0               0d00h00m03s     2.4.0-6cbbecf09\n"
+        "# old workers\n15945           worker          [was: 1]        1               0d00h00m06s     2.4.0-6cbbecf09\n# programs\n\n\n"
+    )
+    assert (found.master_pid, found.reloads, found.failed_reloads) == (15939, 2, 0)
+    assert found.current == [Worker(16289, "2.4.0-6cbbecf09")]
+    assert found.old == [Worker(15945, "2.4.0-6cbbecf09")]
+
+
 def test_show_proc_with_an_old_worker() -> None:
     found = parse_show_proc(
         HEAD + "5432            master          2 [failed: 0]   0d00h00m03s     3.0.11-1+deb13u3\n"
