@@ -8,10 +8,8 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,8 @@ from stage import address, instance_id, one
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="the OpenSSH client is not installed")
 
 NAMES = ["lb-1", "lb-2", "lb-3"]
+# Of the controller alone.
+SECRET = "not-for-any-balancer"
 
 
 class Fleet:
@@ -43,18 +43,26 @@ class Fleet:
             home.mkdir()
             self.balancers[name] = Balancer(home, binary)
             self.hosts[name] = SshHost(home, f"127.0.4.{number}")
-        self.shared: dict[str, Any] = {"ansible_python_interpreter": sys.executable}
+        self.shared: dict[str, Any] = {
+            "ansible_python_interpreter": sys.executable,
+            "haproxy_autoscale_access_key": "AKIDEXAMPLE",
+            "haproxy_autoscale_secret_key": SECRET,
+            "haproxy_autoscale_lifecycle": "in_service",
+            "haproxy_autoscale_complete_lifecycle_action": "drained",
+        }
         self.own: dict[str, dict[str, Any]] = {name: balancer.variables(web.port) for name, balancer in self.balancers.items()}
 
-    def members(self, *numbers: int, **more: Any) -> None:
-        self.aws.regions["eu-west-1"] = [[one(number, **more) for number in numbers]]
+    def members(self, *numbers: int) -> None:
+        self.aws.regions["eu-west-1"] = [[one(number, tags={"aws:autoscaling:groupName": "web"}) for number in numbers]]
+        self.aws.lifecycle_states.update({instance_id(number): "InService" for number in numbers})
 
-    def run(self, *arguments: str, playbook: Path = ROOT / "playbooks" / "fleet.yml", core: str = "") -> Run:
+    def run(self, *arguments: str, playbook: str = "fleet", core: str = "") -> Run:
         inventory = self.folder / "inventory.json"
         hosts = {name: {**self.hosts[name].variables, **self.own[name]} for name in NAMES}
-        inventory.write_text(json.dumps({"balancers": {"hosts": hosts, "vars": self.shared}}))
-        folder = ansible_cores.cores()[core] if core else Path(sys.executable).parent
-        command = [str(folder / "ansible-playbook"), "-i", str(inventory), *arguments, str(playbook)]
+        # At the group `all`, whose variables hold for the controller, too.
+        inventory.write_text(json.dumps({"all": {"vars": self.shared, "children": {"balancers": {"hosts": hosts}}}}))
+        folder = ansible_cores.cores().get(core, Path(sys.executable).parent)
+        command = [str(folder / "ansible-playbook"), "-i", str(inventory), *arguments, str(ROOT / "playbooks" / f"{playbook}.yml")]
         # Of the environment of the tests nothing else: what the search needs is the controller's own.
         given = {
             **self.aws.environment,
@@ -70,11 +78,8 @@ class Fleet:
         done = subprocess.run(command, cwd=self.folder, env=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
         return Run(done.returncode, done.stdout)
 
-    def apply(self, *numbers: int) -> Run:
-        self.members(*numbers)
-        done = self.run()
-        assert done.status == 0, done.output
-        return done
+    def files(self) -> list[bytes]:
+        return [balancer.config.read_bytes() for balancer in self.balancers.values()]
 
     def texts(self) -> list[str]:
         """The files of all, with what has to differ on one machine (folder and port) replaced."""
@@ -82,9 +87,9 @@ class Fleet:
             re.sub(rf"\b{balancer.port}\b", "PORT", balancer.config.read_text().replace(str(balancer.folder), "FOLDER")) for balancer in self.balancers.values()
         ]
 
-    def has(self, name: str) -> set[str]:
-        """The instances that the process of this balancer has."""
-        return set(self.balancers[name].servers())
+    def has(self) -> list[set[str]]:
+        """The instances that the process of each balancer has."""
+        return [set(balancer.servers()) for balancer in self.balancers.values()]
 
     def stop(self) -> None:
         for name in NAMES:
@@ -110,166 +115,112 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, web: Backends, aws: Ec2Endpo
     made.stop()
 
 
-@pytest.mark.parametrize("core", ansible_cores.WANTED)
-def test_one_search_gives_every_balancer_the_same_bytes(fleet: Fleet, core: str) -> None:
-    if core not in ansible_cores.cores():
-        pytest.skip(f"ansible-core {core}: {ansible_cores.missing()[core]}")
-    fleet.members(1, 2, 3)
-    done = fleet.run(core=core)
-    assert done.status == 0, done.output
-    assert [request.operation for request in fleet.aws.requests] == ["DescribeInstances"]
-    assert len(set(fleet.texts())) == 1
-    for name, balancer in fleet.balancers.items():
-        balancer.until_all_serve({address(number) for number in (1, 2, 3)})
-        assert fleet.hosts[name].commands > 0
-    workers = {name: balancer.worker() for name, balancer in fleet.balancers.items()}
-
-    fleet.aws.requests.clear()
-    again = fleet.run(core=core)
-    assert again.status == 0, again.output
-    assert [changed(again, name) for name in NAMES] == [0, 0, 0]
-    assert fleet.aws.count("DescribeInstances") == 1
-
-    fleet.members(2, 3, 4)
-    followed = fleet.run("-e", "haproxy_autoscale_serial=2", core=core)
-    assert followed.status == 0, followed.output
-    assert len(set(fleet.texts())) == 1
-    assert all(fleet.has(name) == ids(2, 3, 4) for name in NAMES)
-    assert {name: balancer.worker() for name, balancer in fleet.balancers.items()} == workers
-    assert fleet.aws.count("DescribeInstances") == 2
-
-
-def test_the_first_balancer_that_refuses_leaves_the_rest_untouched(fleet: Fleet) -> None:
-    fleet.apply(1, 2)
-    before = [balancer.config.read_bytes() for balancer in fleet.balancers.values()]
-    fleet.own["lb-2"]["haproxy_autoscale_global_lines"] = ["no-such-word"]
-    fleet.members(1, 2, 3)
-    refused = fleet.run()
-    assert refused.status != 0
-    assert "HAProxy does not accept the configuration" in refused.text
-    assert [balancer.config.read_bytes() == old for balancer, old in zip(fleet.balancers.values(), before)] == [False, True, True]
-    # The first was brought to its file, and proven, before the second began.
-    assert [fleet.has(name) for name in NAMES] == [ids(1, 2, 3), ids(1, 2), ids(1, 2)]
-    assert all(balancer.reached() <= {address(1), address(2), address(3)} for balancer in fleet.balancers.values())
-
-    del fleet.own["lb-2"]["haproxy_autoscale_global_lines"]
-    mended = fleet.apply(1, 2, 3)
-    assert [changed(mended, name) > 0 for name in NAMES] == [False, True, True]
-    assert [fleet.has(name) for name in NAMES] == [ids(1, 2, 3)] * 3
-
-
-def test_a_balancer_whose_reload_fails_is_put_back_and_the_rest_untouched(fleet: Fleet) -> None:
-    fleet.apply(1, 2)
-    # What HAProxy cannot do shows at its reload alone: in an .if nobody looks at the bind before.
-    fleet.own["lb-2"]["haproxy_autoscale_extra_lines"] = [".if version_atleast(2.4)", "frontend broken", "    bind 192.0.2.1:80", ".endif"]
-    before = [balancer.config.read_bytes() for balancer in fleet.balancers.values()]
-    fleet.members(1, 2, 3)
-    failed = fleet.run()
-    assert failed.status != 0
-    assert [balancer.config.read_bytes() == old for balancer, old in zip(fleet.balancers.values(), before)] == [False, True, True]
-    assert [fleet.has(name) for name in NAMES] == [ids(1, 2, 3), ids(1, 2), ids(1, 2)]
-    assert fleet.balancers["lb-2"].reached() == {address(1), address(2)}
-
-
-@pytest.mark.parametrize(("serial", "followed"), [("1", [False, False, False]), ("2", [False, False, False])])
-def test_a_balancer_that_cannot_be_reached_ends_the_run_before_the_next_batch(fleet: Fleet, serial: str, followed: list[bool]) -> None:
-    fleet.apply(1, 2)
-    fleet.hosts["lb-1"].stop()
-    fleet.members(1, 2, 3)
-    done = fleet.run("-e", f"haproxy_autoscale_serial={serial}")
-    assert done.status != 0
-    assert re.search(r"^lb-1 .*unreachable=1", done.output, re.MULTILINE)
-    assert [fleet.has(name) == ids(1, 2, 3) for name in NAMES] == followed
-    # It is the first of the inventory that the search is made for: it need not be there.
-    assert fleet.aws.count("DescribeInstances") == 2
-    fleet.hosts["lb-1"].start()
-    fleet.apply(1, 2, 3)
-    assert [fleet.has(name) for name in NAMES] == [ids(1, 2, 3)] * 3
-
-
-def test_without_aws_every_balancer_is_healed_and_none_is_changed(fleet: Fleet) -> None:
-    fleet.apply(1, 2)
-    before = [balancer.config.read_bytes() for balancer in fleet.balancers.values()]
-    # As after a reboot, where nothing but this starts it.
-    for name in ("lb-1", "lb-3"):
-        fleet.balancers[name].stop()
-    fleet.aws.fault("DescribeInstances", error(403, "UnauthorizedOperation"))
-    done = fleet.run()
-    assert done.status != 0
-    assert "UnauthorizedOperation" in done.output
-    for balancer in fleet.balancers.values():
-        balancer.until_all_serve({address(1), address(2)})
-    assert [balancer.config.read_bytes() for balancer in fleet.balancers.values()] == before
-
-
-def test_the_lifecycle_action_is_completed_when_no_balancer_has_the_instance_any_more(fleet: Fleet) -> None:
-    fleet.shared.update(haproxy_autoscale_lifecycle="in_service", haproxy_autoscale_complete_lifecycle_action="drained")
-    fleet.shared.update(haproxy_autoscale_drain_timeout=0, haproxy_autoscale_timeout_client="10m", haproxy_autoscale_timeout_server="10m")
-    fleet.members(1, 2, tags={"aws:autoscaling:groupName": "web"})
-    fleet.aws.lifecycle_states.update({instance_id(number): "InService" for number in (1, 2)})
-    assert fleet.run().status == 0
-    third = fleet.balancers["lb-3"]
-    third.until_all_serve({address(1), address(2)})
-    # As many uploads as servers, so that each has one.
-    uploads = [socket.create_connection(("127.0.0.1", third.port)) for _server in range(2)]
-    for upload in uploads:
-        upload.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n0")
-        time.sleep(0.1)
-    fleet.aws.lifecycle_states[instance_id(2)] = "Terminating:Wait"
-    # Drained everywhere, then gone from the first two, and the third still has a request.
-    for _run in range(2):
-        done = fleet.run()
-        assert done.status == 0, done.output
-        assert fleet.aws.count("CompleteLifecycleAction") == 0
-    for upload in uploads:
-        upload.sendall(b"0" * 999)
-        assert upload.recv(65536).startswith(b"HTTP/1.1 200")
-        upload.close()
-    # The third has not been asked.
-    assert fleet.run("--limit", "lb-1,lb-2").status == 0
-    assert fleet.aws.count("CompleteLifecycleAction") == 0
-    told = fleet.run()
-    assert told.status == 0, told.output
-    assert f"Auto Scaling was told to go on with {instance_id(2)}" in told.text
-    assert [request.parameters["InstanceId"] for request in fleet.aws.requests if request.operation == "CompleteLifecycleAction"] == [instance_id(2)]
-
-
-def test_what_was_not_found_in_this_very_run_is_refused(fleet: Fleet) -> None:
-    fleet.apply(1, 2)
-    alone = fleet.run("-e", "haproxy_autoscale_hosts=balancers", "-e", "haproxy_autoscale_discover=false", playbook=ROOT / "playbooks" / "update.yml")
-    assert alone.status != 0
-    assert "haproxy_autoscale_discover must be true where no earlier play of the same run" in alone.text
-    # Another group than the first balancer's.
-    services = fleet.own["lb-3"]["haproxy_autoscale_services"]
-    fleet.own["lb-3"]["haproxy_autoscale_services"] = [{**services[0], "security_groups": ["apis"]}]
-    other = fleet.run()
-    assert other.status != 0
-    assert "haproxy_autoscale_discover must be true where the search for all balancers left out a group of this one's: apis" in other.text
-    assert fleet.has("lb-3") == ids(1, 2)
-
-
-def test_the_search_is_made_without_the_rights_that_the_balancers_need(fleet: Fleet) -> None:
+# As runs go on for as long as three balancers take one after the other.
+@pytest.mark.timeout(900)
+def test_the_fleet_follows_batch_after_batch_and_the_first_failure_leaves_the_rest_alone(fleet: Fleet) -> None:
+    """One fleet, and what happens to it; the ansible-cores take turns."""
+    lb_1, lb_2, lb_3 = fleet.balancers.values()
+    # One that has its process in a list is served by the same search.
+    entry = {"name": "haproxy", "security_groups": [], "services": fleet.own["lb-3"]["haproxy_autoscale_services"]}
+    for kind in ("config_path", "pid_file", "master_socket", "stats_socket"):
+        entry[kind] = fleet.own["lb-3"][f"haproxy_autoscale_{kind}"]
+    fleet.own["lb-3"].update(haproxy_autoscale_processes=[entry], haproxy_autoscale_services=[], haproxy_autoscale_security_groups=[])
     # In place of sudo: it notes where it was called.
     log = fleet.folder / "became"
     sudo = fleet.folder / "sudo"
     sudo.write_text(f'#!/bin/sh\necho "${{THE_HOST:-controller}}" >>{log}\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec "$@"\n')
     sudo.chmod(0o755)
     fleet.shared.update(ansible_become=True, ansible_become_exe=str(sudo))
+
+    # The first run: one search, and the same bytes for all.
     fleet.members(1, 2)
-    done = fleet.run("--become")
+    done = fleet.run("--become", "-e", '{"haproxy_autoscale_serial": [1, "100%"]}')
     assert done.status == 0, done.output
+    assert [request.operation for request in fleet.aws.requests] == ["DescribeInstances", "DescribeAutoScalingInstances"]
+    assert len(set(fleet.texts())) == 1
+    for name, balancer in fleet.balancers.items():
+        balancer.until_all_serve({address(1), address(2)})
+        # What is for a balancer is sent there, and the credentials are not.
+        assert str(balancer.stats_socket).encode() in fleet.hosts[name].received
+        assert SECRET.encode() not in fleet.hosts[name].received
+
+    # The second cannot be brought to its file, which shows at its reload alone: in an .if nobody looks at the bind before.
+    fleet.own["lb-2"]["haproxy_autoscale_extra_lines"] = [".if version_atleast(2.4)", "frontend broken", "    bind 192.0.2.1:80", ".endif"]
+    fleet.members(1, 2, 3)
+    fleet.aws.lifecycle_states[instance_id(2)] = "Terminating:Wait"
+    before = fleet.files()
+    failed = fleet.run(core="2.16")
+    assert failed.status != 0
+    assert re.search(r"^lb-2 .*failed=1", failed.output, re.MULTILINE), failed.output
+    # The first was proven before the second began, the second put back, and nobody has come to the third.
+    assert fleet.has() == [ids(1, 3), ids(1, 2), ids(1, 2)]
+    assert [now == old for now, old in zip(fleet.files(), before)] == [False, True, True]
+    assert changed(failed, "lb-3") == -1
+    assert lb_2.reached() == {address(1), address(2)}
+    del fleet.own["lb-2"]["haproxy_autoscale_extra_lines"]
+
+    # The first of the inventory, with whose variables the search is made, cannot be reached.
+    fleet.hosts["lb-1"].stop()
+    searches = fleet.aws.count("DescribeInstances")
+    before = fleet.files()
+    unreachable = fleet.run(core="2.21")
+    assert unreachable.status != 0
+    assert re.search(r"^lb-1 .*unreachable=1", unreachable.output, re.MULTILINE), unreachable.output
+    assert fleet.aws.count("DescribeInstances") == searches + 1
+    assert "lb-1 could not be reached. The balancers behind are left as they are." in unreachable.text
+    assert [changed(unreachable, name) for name in NAMES] == [0, 0, -1]
+    assert fleet.files() == before
+    assert fleet.has() == [ids(1, 3), ids(1, 2), ids(1, 2)]
+    fleet.hosts["lb-1"].start()
+
+    # Without AWS each is healed, as after a reboot where nothing but this starts it, and none is changed.
+    lb_1.stop()
+    lb_3.stop()
+    fleet.aws.fault("DescribeInstances", error(403, "UnauthorizedOperation"))
+    dark = fleet.run(core="2.16")
+    assert dark.status != 0
+    assert "UnauthorizedOperation" in dark.output
+    fleet.aws.heal()
+    lb_1.until_all_serve({address(1), address(3)})
+    lb_3.until_all_serve({address(1), address(2)})
+    assert fleet.files() == before
+
+    # The others follow; those that were come to last had the instance still when they were asked.
+    followed = fleet.run(core="2.21")
+    assert followed.status == 0, followed.output
+    assert fleet.has() == [ids(1, 3)] * 3
+    assert len(set(fleet.texts())) == 1
+    assert [changed(followed, name) > 0 for name in NAMES] == [False, True, True]
+    assert fleet.aws.count("CompleteLifecycleAction") == 0
+
+    # Whom nobody asks may have it. And a run that only checks shows the difference, and makes none.
+    before = fleet.files()
+    checked = fleet.run("--check", "--diff", "--limit", "lb-1", "-e", "haproxy_autoscale_maxconn=1234")
+    assert checked.status == 0, checked.output
+    assert "+    maxconn 1234" in checked.output
+    assert "told to go on" not in checked.text
+    assert fleet.files() == before
+
+    # No balancer has it any more.
+    workers = [balancer.worker() for balancer in fleet.balancers.values()]
+    told = fleet.run()
+    assert told.status == 0, told.output
+    assert f"Auto Scaling was told to go on with {instance_id(2)}" in told.text
+    assert [request.parameters["InstanceId"] for request in fleet.aws.requests if request.operation == "CompleteLifecycleAction"] == [instance_id(2)]
+    assert (fleet.files(), [balancer.worker() for balancer in fleet.balancers.values()]) == (before, workers)
+    assert [changed(told, name) for name in NAMES[1:]] == [0, 0]
     assert set(log.read_text().split()) == set(NAMES)
 
 
-def test_one_search_is_for_every_process_of_the_list(fleet: Fleet) -> None:
+def test_what_was_not_found_for_a_balancer_in_this_very_run_is_refused(fleet: Fleet) -> None:
     fleet.members(1, 2)
-    for name, balancer in fleet.balancers.items():
-        entry = {"name": "only", "security_groups": [], "services": fleet.own[name]["haproxy_autoscale_services"]}
-        for kind in ("config_path", "pid_file", "master_socket", "stats_socket"):
-            entry[kind] = fleet.own[name][f"haproxy_autoscale_{kind}"]
-        fleet.own[name].update(haproxy_autoscale_processes=[entry], haproxy_autoscale_services=[], haproxy_autoscale_security_groups=[])
-        assert not balancer.config.exists()
-    done = fleet.run()
-    assert done.status == 0, done.output
-    assert fleet.aws.count("DescribeInstances") == 1
-    assert [fleet.has(name) for name in NAMES] == [ids(1, 2)] * 3
+    alone = fleet.run("--limit", "lb-1", "-e", "haproxy_autoscale_hosts=balancers", "-e", "haproxy_autoscale_discover=false", playbook="update")
+    assert alone.status != 0
+    assert "haproxy_autoscale_discover must be true where no earlier play of the same run" in alone.text
+    # Another group than the first balancer's.
+    services = fleet.own["lb-2"]["haproxy_autoscale_services"]
+    fleet.own["lb-2"]["haproxy_autoscale_services"] = [{**services[0], "security_groups": ["apis"]}]
+    other = fleet.run("-e", "haproxy_autoscale_serial=100%")
+    assert other.status != 0
+    assert "haproxy_autoscale_discover must be true where the search for all balancers left out a group of this one's: apis" in other.text
+    assert not any(balancer.config.exists() for balancer in fleet.balancers.values())

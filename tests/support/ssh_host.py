@@ -27,6 +27,8 @@ class SshHost:
         self.address = address
         self.port = free_port(address)
         self.commands = 0
+        # All that was sent here to be run, as commands and to their standard input: modules with what they are given.
+        self.received = bytearray()
         self.key_file = folder / "key"
         key = asyncssh.generate_private_key("ssh-ed25519")
         self._host_key = asyncssh.generate_private_key("ssh-ed25519")
@@ -91,8 +93,25 @@ class SshHost:
         child = await asyncio.create_subprocess_exec(
             "/bin/sh", "-c", process.command or "true", stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.folder, env=self._environment
         )
-        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
-        status = await child.wait()
-        with contextlib.suppress(OSError):
-            await process.stdout.drain()
-        process.exit(status)
+        assert child.stdin and child.stdout and child.stderr
+        self.received += (process.command or "").encode()
+        # What nobody reads any more is no failure of the host's.
+        with contextlib.suppress(OSError, asyncssh.Error):
+            feeding = asyncio.ensure_future(self._feed(process.stdin, child.stdin))
+            await asyncio.gather(_pump(child.stdout, process.stdout), _pump(child.stderr, process.stderr))
+            feeding.cancel()
+        process.exit(await child.wait())
+
+    async def _feed(self, source: asyncssh.SSHReader[bytes], target: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncssh.Error):
+            while data := await source.read(65536):
+                self.received += data
+                target.write(data)
+                await target.drain()
+        target.close()
+
+
+async def _pump(source: asyncio.StreamReader, target: asyncssh.SSHWriter[bytes]) -> None:
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()
