@@ -196,6 +196,8 @@ changed_servers:
   type: dict
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.haproxy_autoscale.haproxy_change import Wish, apply
@@ -236,6 +238,9 @@ def main() -> None:
     )
     params = module.params
 
+    # A HAProxy that is started here would keep the environment of this run for its life, for whoever may ask its sockets: no keys of AWS's.
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
     run = runner(module.run_command)
     for option, least in (("reload_timeout", 1), ("drain_timeout", 0), ("check_timeout", 0)):
         if params[option] < least:
