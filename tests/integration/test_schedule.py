@@ -197,6 +197,16 @@ def test_wrong_options_are_named_and_nothing_is_installed(host: Host) -> None:
     assert done.status != 0
     assert "schedule_repository must " in done.text
     assert "secret" not in done.output
+    # Neither is anything put before a program or a unit of the same name, nor removed with it.
+    haproxy = host.root / "usr" / "sbin" / "haproxy"
+    haproxy.parent.mkdir(parents=True, exist_ok=True)
+    haproxy.write_text("HAProxy")
+    for state in ("present", "absent"):
+        done = host.run(schedule_name="haproxy", schedule_state=state)
+        assert done.status != 0
+        assert f"for 'haproxy' there is {haproxy}, which is not the schedule's" in done.text
+    haproxy.unlink()
+    haproxy.parent.rmdir()
     assert host.files() == before
 
 
