@@ -456,7 +456,7 @@ def test_an_entry_can_say_all_that_the_role_can_but_how_aws_is_asked() -> None:
     asked |= {"interface", "address_rank", "port_tag", "weight_tag", "backup_tag", "maxconn_tag"}
     asked |= {"lifecycle", "standalone_instances", "instance_status"}
     asked |= {"endpoint_url", "aws_ca_bundle", "validate_certs", "retries", "timeout", "processes"}
-    asked |= {"confirm_missing_runs", "maximum_outage", "complete_lifecycle_action"}
+    asked |= {"discover", "confirm_missing_runs", "maximum_outage", "complete_lifecycle_action"}
     assert sorted(taken) == sorted({name.removeprefix("haproxy_autoscale_") for name in defaults} - asked)
     assert list(options["haproxy_autoscale_processes"]["options"]) == taken
     for name in taken:
