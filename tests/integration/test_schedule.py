@@ -68,7 +68,7 @@ def checked_out(host: Host) -> str:
 @pytest.mark.timeout(900)
 def test_with_systemd_a_second_run_changes_nothing_and_new_times_are_taken(host: Host) -> None:
     host.with_systemd()
-    host.entry.touch()
+    host.entry.write_text("# Written by the role autoscale.haproxy.schedule\n")
     before = host.files()
     # Quotes, dollars and commands are data.
     secret = "s'e\"c $HOME $(touch pwned) `touch pwned` \\ret"

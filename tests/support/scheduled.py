@@ -144,7 +144,7 @@ class Host:
     def has_a_timer(self) -> None:
         """As a schedule that systemd ran has left it."""
         for path in (self.service, self.timer):
-            path.touch()
+            path.write_text("# Written by the role autoscale.haproxy.schedule\n")
         for word in ("enable", "start"):
             subprocess.run([self.root.parent / "systemd" / "systemctl", word, f"{NAME}.timer"], check=True)
 
