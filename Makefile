@@ -26,7 +26,9 @@ test: setup ## Everything that a change must pass: lint, then unit, integration,
 	@# Five processes for two cores: a test waits for checks and reloads for half of its time. With worksteal neighbours stay together,
 	@# and what they share is made once instead of five times.
 	@# A line too long must not hide what the tests say: both run, and either fails it.
-	@status=0; tests/lint.sh || status=1; $(pytest) --numprocesses 5 --dist worksteal tests/unit tests/integration || status=1; \
+	@# Lint goes beside the tests and says all that it has to say at once.
+	@status=0; { output=$$(tests/lint.sh 2>&1) && result=0 || result=1; printf '%s\n' "$$output"; exit $$result; } & lint=$$!; \
+	$(pytest) --numprocesses 5 --dist worksteal tests/unit tests/integration || status=1; wait $$lint || status=1; \
 	[ $$status -eq 0 ] || { echo "make test: failed, see lint's or pytest's closing lines" >&2; exit 1; }
 
 test-full: setup ## The same tests with all that the default run leaves out to stay short: each way on each ansible-core, each churn on each HAProxy

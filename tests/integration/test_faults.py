@@ -190,6 +190,7 @@ def test_an_empty_group_leaves_the_file_untouched(stage: Scene) -> None:
     assert heals(stage, 1, 2, 3)
 
 
+@pytest.mark.full
 def test_half_the_group_may_go_in_one_run_and_more_is_refused(stage: Scene) -> None:
     """More than half gone is more likely a fault than a wish, and half of it is the most that goes in one run."""
     stage.begin(1, 2, 3, 4)
@@ -871,6 +872,7 @@ def test_a_last_good_file_that_is_gone_or_cannot_be_read_is_said(stage: Scene) -
     assert last_good.read_text() == stage.text(1, 2, 3)
 
 
+@pytest.mark.full
 def test_a_clock_that_was_set_back_costs_one_reload_at_most_and_blocks_nothing(stage: Scene) -> None:
     tomorrow = time.time() + 86400
     stage.begin(1, 2)

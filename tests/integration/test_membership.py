@@ -108,6 +108,7 @@ def test_what_ec2_says_a_word_of_goes_at_once_and_each_is_told_with_its_reason(s
     assert same()
 
 
+@pytest.mark.full
 def test_whom_auto_scaling_does_not_list_is_missing_as_well(stage: Stage) -> None:
     """It is listed by EC2 with the tag of its group, and its state is not known."""
     stage.variables.update(haproxy_autoscale_confirm_missing_runs=2, haproxy_autoscale_lifecycle="in_service")

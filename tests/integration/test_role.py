@@ -94,6 +94,7 @@ def test_check_mode_says_what_would_be_and_touches_nothing(stage: Stage) -> None
     assert stage.balancer.reloads() == 0
 
 
+@pytest.mark.full
 def test_every_change_is_a_reload_where_that_is_asked_for(stage: Stage) -> None:
     stage.variables["haproxy_autoscale_apply_strategy"] = "reload"
     stage.apply(1, 2)

@@ -319,6 +319,7 @@ def test_what_was_allowed_once_comes_in_when_its_newcomers_answer(stage: Stage, 
         web.remove(address(21))
 
 
+@pytest.mark.full
 def test_what_is_confirmed_stays_so_while_its_reload_has_to_wait(stage: Stage) -> None:
     stage.apply(1, 2, 3, 4)
     stage.members(4)

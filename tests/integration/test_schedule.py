@@ -153,7 +153,9 @@ def verify_units(host: Host) -> None:
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("core", "mode"), [("2.16", "pull"), ("2.19", "fetch"), ("2.21", "fetch")])
+@pytest.mark.parametrize(
+    ("core", "mode"), [pytest.param("2.16", "pull", marks=pytest.mark.full), ("2.19", "fetch"), pytest.param("2.21", "fetch", marks=pytest.mark.full)]
+)
 def test_each_ansible_core_installs_what_the_other_tests_have(host: Host, core: str, mode: str) -> None:
     if core not in cores():
         pytest.skip(f"ansible-core {core} is not here")
