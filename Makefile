@@ -27,7 +27,7 @@ test: setup ## Everything that a change must pass: lint, then unit, integration,
 	@# and what they share is made once instead of five times.
 	@# A line too long must not hide what the tests say: both run, and either fails it.
 	@# Lint goes beside the tests and says all that it has to say at once.
-	@status=0; { output=$$(tests/lint.sh 2>&1) && result=0 || result=1; printf '%s\n' "$$output"; exit $$result; } & lint=$$!; \
+	@status=0; { output=$$(tests/lint.sh 2>&1) && result=0 || result=1; printf '%s\n' "$$output"; exit $$result; } & lint=$$!; trap 'kill $$lint 2>/dev/null' INT TERM; \
 	$(pytest) --numprocesses 5 --dist worksteal tests/unit tests/integration || status=1; wait $$lint || status=1; \
 	[ $$status -eq 0 ] || { echo "make test: failed, see lint's or pytest's closing lines" >&2; exit 1; }
 

@@ -167,7 +167,7 @@ def test_the_fleet_follows_batch_after_batch_and_the_first_failure_leaves_the_re
     assert unreachable.status != 0
     assert re.search(r"^lb-1 .*unreachable=1", unreachable.output, re.MULTILINE), unreachable.output
     assert fleet.aws.count("DescribeInstances") == searches + 1
-    assert "lb-1 could not be reached. The balancers behind are left as they are." in unreachable.text
+    assert "lb-1 could not be reached, or failed. The balancers behind are left as they are." in unreachable.text
     assert [changed(unreachable, name) for name in NAMES] == [0, 0, -1]
     assert fleet.files() == before
     assert fleet.has() == [ids(1, 3), ids(1, 2), ids(1, 2)]

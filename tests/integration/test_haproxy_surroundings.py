@@ -127,8 +127,11 @@ def test_the_environment_of_the_running_process_is_there_for_checks_and_for_the_
 ) -> None:
     text = balancer.text(f"s1 127.0.7.1:{web.port}").replace(f":{balancer.port}\n", ":${WEB_PORT}\n")
     monkeypatch.setenv("WEB_PORT", str(balancer.port))
+    # A run of before may have left it keys.
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
     balancer.start(text, master)
     monkeypatch.delenv("WEB_PORT")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     changed = text.replace("s1 127.0.7.1", "s2 127.0.7.2")
     for _reload in range(2):
         found = judge(balancer, changed)
@@ -137,6 +140,8 @@ def test_the_environment_of_the_running_process_is_there_for_checks_and_for_the_
         balancer.config.write_text(changed)
         assert do(balancer)["applied_by"] == "reload"
         assert balancer.reached(4) == {"127.0.7.2" if "s2" in changed else "127.0.7.1"}
+        # A master executes itself, with all that it has.
+        assert ("hush-hush" in Path(f"/proc/{balancer.pid()}/environ").read_text()) == master
         changed = text
 
 

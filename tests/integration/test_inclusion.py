@@ -156,12 +156,13 @@ def test_beside_a_role_that_installs_haproxy_each_handler_runs_when_it_shall_and
 
     # What HAProxy reads besides its file: a reload when it has changed, and only then.
     renew = of_the_page("Renew what HAProxy serves with")
-    (copy,) = renew["tasks"]
-    copy["ansible.builtin.copy"]["dest"] = str(project.folder / "installed.pem")
+    folder, copy = renew["tasks"]
+    folder["ansible.builtin.file"]["path"] = str(project.folder / "certs")
+    copy["ansible.builtin.copy"]["dest"] = str(project.folder / "certs" / "shop.pem")
     place = {name: stage.variables[f"haproxy_autoscale_{name}"] for name in ("config_path", "pid_file", "state_dir", "binary", "stats_socket")}
     renew["module_defaults"] = {f"{NAME}.haproxy_apply": {**place, "service_name": ""}}
     (project.folder / "shop.pem").write_text("a certificate\n")
-    for changed in (2, 0):
+    for changed in (3, 0):
         done = project.play(renew)
         assert done.status == 0, done.output
         assert done.recap["changed"] == changed

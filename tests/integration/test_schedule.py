@@ -68,7 +68,8 @@ def checked_out(host: Host) -> str:
 @pytest.mark.timeout(900)
 def test_with_systemd_a_second_run_changes_nothing_and_new_times_are_taken(host: Host) -> None:
     host.with_systemd()
-    host.entry.write_text("# Written by the role autoscale.haproxy.schedule\n")
+    # A line that was written by hand gives way: it has the schedule's lock.
+    host.entry.write_text(f"* * * * * root flock -n {host.root}/run/{NAME}.lock ansible-pull -U https://git.example.com/x.git\n")
     before = host.files()
     # Quotes, dollars and commands are data.
     secret = "s'e\"c $HOME $(touch pwned) `touch pwned` \\ret"
@@ -209,6 +210,8 @@ def test_wrong_options_are_named_and_nothing_is_installed(host: Host) -> None:
         assert f"for 'haproxy' there is {haproxy}, which is not the schedule's" in done.text
     haproxy.unlink()
     haproxy.parent.rmdir()
+    done = host.run(schedule_name="ansible-playbook", schedule_ansible_bin=str(Path(sys.executable).parent))
+    assert "for 'ansible-playbook' there is " in done.text
     assert host.files() == before
 
 
