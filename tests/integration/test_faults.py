@@ -325,6 +325,7 @@ def test_a_full_disk_under_the_configuration_is_seen_before_it_is_written(stage:
     assert heals(stage, 1, 2, 3)
 
 
+@pytest.mark.full
 @may_mount
 def test_a_full_disk_under_the_state_folder_is_seen_before_the_file_is_written(stage: Scene) -> None:
     mount(stage.balancer.state, "size=64k")
@@ -383,6 +384,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_change_leaves_all_as_it_was(sta
     assert heals(stage, 1, 2, 3, 4)
 
 
+@pytest.mark.full
 @may_mount
 def test_a_read_only_target_is_named(stage: Scene) -> None:
     folder = apart(stage)

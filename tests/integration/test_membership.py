@@ -128,6 +128,7 @@ def test_whom_auto_scaling_does_not_list_is_missing_as_well(stage: Stage) -> Non
     assert stage.serves(1, 2)
 
 
+@pytest.mark.full
 def test_who_the_members_are_is_believed_of_the_text_on_disk_alone(stage: Stage) -> None:
     """A run that dies between the file and the note leaves the note of another text. Whoever stands there may have left."""
     stage.variables["haproxy_autoscale_confirm_missing_runs"] = 2

@@ -400,6 +400,7 @@ def test_the_checkout_does_the_whole_job_in_every_way(way: Callable[[Scene], Way
     job.do(way)
 
 
+@pytest.mark.full
 def test_the_checkout_does_the_whole_job(job: Job) -> None:
     job.do(from_a_checkout)
 

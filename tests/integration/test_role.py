@@ -108,6 +108,7 @@ def test_every_change_is_a_reload_where_that_is_asked_for(stage: Stage) -> None:
     assert stage.serves(1, 2, 3)
 
 
+@pytest.mark.full
 def test_where_no_reload_may_be_made_what_takes_one_is_refused_before_the_file_is_touched(stage: Stage) -> None:
     runtime_only = {"haproxy_autoscale_apply_strategy": "runtime_only"}
     more = {"haproxy_autoscale_services": [{**stage.variables["haproxy_autoscale_services"][0], "frontend_lines": ["http-request set-header X-Site yes"]}]}
@@ -168,6 +169,7 @@ def test_a_mode_that_was_changed_is_set_again_without_a_reload(stage: Stage) -> 
     assert stage.balancer.reloads() == 0
 
 
+@pytest.mark.full
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_an_owner_that_is_asked_for_is_set_without_a_reload(stage: Stage) -> None:
     stage.apply(1, 2)
@@ -209,6 +211,7 @@ def test_a_group_below_the_minimum_is_refused_with_the_counts(stage: Stage, mini
     assert same()
 
 
+@pytest.mark.full
 def test_a_stopped_haproxy_is_counted_by_its_last_good_file(stage: Stage) -> None:
     stage.apply(1, 2, 3, 4)
     stage.balancer.stop()

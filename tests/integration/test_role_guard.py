@@ -77,6 +77,7 @@ def test_a_shrink_is_made_when_enough_runs_in_a_row_have_seen_the_same_servers(s
     assert stage.apply(3, haproxy_autoscale_confirm_runs=3).recap["changed"] == 0
 
 
+@pytest.mark.full
 def test_only_runs_in_a_row_count_and_an_empty_group_never_does(stage: Stage) -> None:
     stage.apply(1, 2, 3, 4)
     stage.members(4)
@@ -130,6 +131,7 @@ def test_a_change_that_comes_too_early_after_a_reload_waits_for_a_later_run(stag
     assert stage.serves(1, 2, 3, 4)
 
 
+@pytest.mark.full
 def test_what_needs_no_reload_never_waits_for_one(stage: Stage) -> None:
     """A reload has just been made, and its old worker is kept by an upload that never ends."""
     stage.variables.update(haproxy_autoscale_timeout_client="10m", haproxy_autoscale_timeout_server="10m", haproxy_autoscale_drain_timeout=0)
@@ -301,6 +303,7 @@ def test_what_a_run_was_cut_off_in_is_finished_also_by_a_run_that_fails(stage: S
     assert same()
 
 
+@pytest.mark.full
 def test_what_was_allowed_once_comes_in_when_its_newcomers_answer(stage: Stage, web: Backends) -> None:
     """The permission was for one run, which wrote the file and found nobody of the new ones ready."""
     stage.apply(1, 2, 3, 4)
