@@ -208,8 +208,11 @@ def test_wrong_options_are_named_and_nothing_is_installed(host: Host) -> None:
         done = host.run(schedule_name="haproxy", schedule_state=state)
         assert done.status != 0
         assert f"for 'haproxy' there is {haproxy}, which is not the schedule's" in done.text
-    done = host.run(schedule_name="haproxy", schedule_ansible_bin=str(haproxy.parent))
-    assert f"there is {haproxy}, {haproxy}, which" in done.text
+    hidden = host.root / ".venv"
+    hidden.symlink_to(haproxy.parent)
+    done = host.run(schedule_name="haproxy", schedule_ansible_bin=str(hidden))
+    assert f"there is {hidden}/haproxy, {haproxy}, which" in done.text
+    hidden.unlink()
     haproxy.unlink()
     haproxy.parent.rmdir()
     assert host.files() == before
