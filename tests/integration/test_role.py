@@ -310,7 +310,7 @@ def fails_and_touches_nothing(stage: Stage, same: Callable[[], bool], fault: str
 
 
 # Several on one balancer, since each would cost the start of it.
-@pytest.mark.parametrize("faults", [ERRORS, BROKEN], ids=["errors", "no answers"])
+@pytest.mark.parametrize("faults", [pytest.param(ERRORS, id="errors"), pytest.param(BROKEN, id="no answers", marks=pytest.mark.full)])
 def test_a_fault_of_the_api_harms_neither_file_nor_process_nor_traffic(stage: Stage, faults: dict[str, Callable[[Ec2Endpoint], None]]) -> None:
     stage.apply(1, 2, 3)
     same = stage.untouched()

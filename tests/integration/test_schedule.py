@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import yaml
 from ansible_cores import cores
-from balancer import ROOT
-from scheduled import NAME, ROLE, Host, commit, has_ended, make_repository
+from balancer import ROOT, has_ended
+from scheduled import NAME, ROLE, Host, commit, make_repository
 
 # Says what it got, and ends as the test wants it.
 STAND_IN = """#!/bin/sh

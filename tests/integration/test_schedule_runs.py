@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 from backends import Backends
-from balancer import ROOT
+from balancer import ROOT, has_ended
 from ec2_endpoint import Ec2Endpoint
 from haproxy_binaries import binaries
-from scheduled import Host, commit, has_ended
+from scheduled import Host, commit
 from stage import Stage
 
 NEWEST = list(binaries().values())[-1]

@@ -43,12 +43,12 @@ def free_port(host: str = "127.0.0.1") -> int:
     raise AssertionError(f"none of this process's ports can be had on {host}")
 
 
-def has_sockets(process: Path) -> bool:
-    """Whether a process that was killed can have some still. A zombie has none."""
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or is one that only nobody has asked for its exit status yet: such a one has no sockets."""
     try:
-        return (process / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
-        return False
+        return True
 
 
 def ask(path: Path | str, command: str) -> str:
@@ -267,11 +267,11 @@ class Balancer:
         killed = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and self._runs_our_file(entry):
-                killed.append(entry)
+                killed.append(int(entry.name))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(entry.name), signal.SIGKILL)
         for _attempt in range(100):
-            if not any(has_sockets(entry) for entry in killed):
+            if all(has_ended(pid) for pid in killed):
                 return
             time.sleep(0.05)
         raise AssertionError(f"HAProxy still runs {self.config}")

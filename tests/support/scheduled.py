@@ -43,14 +43,6 @@ elif verb == "show":
 """
 
 
-def has_ended(pid: int) -> bool:
-    """Whether a process is gone, or is one that only nobody has asked for its exit status yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
 def commit(repository: Path, files: Mapping[str, str], *arguments: str) -> None:
     for name, text in files.items():
         path = repository / name
