@@ -141,7 +141,7 @@ def test_keep(folder: Path, start: Start) -> None:
     ("moment", "number", "to_group"),
     [
         pytest.param("1. First run", signal.SIGTERM, False, id="SIGTERM in the first run", marks=pytest.mark.full),
-        pytest.param("3. Third run", signal.SIGINT, True, id="Ctrl-C in the third run"),
+        pytest.param("3. Third run", signal.SIGINT, True, id="Ctrl-C in the third run", marks=pytest.mark.full),
     ],
 )
 def test_interrupted(folder: Path, start: Start, moment: str, number: signal.Signals, to_group: bool) -> None:

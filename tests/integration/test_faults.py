@@ -311,6 +311,7 @@ def apart(stage: Scene) -> Path:
     return folder
 
 
+@pytest.mark.full
 @may_mount
 def test_a_full_disk_under_the_configuration_is_seen_before_it_is_written(stage: Scene) -> None:
     folder = apart(stage)
@@ -413,6 +414,7 @@ def test_a_read_only_state_folder_is_seen_before_the_file_is_written(stage: Scen
 # The process.
 
 
+@pytest.mark.full
 def test_a_stopped_haproxy_is_started_with_the_new_group_unless_it_is_not_to_be(stage: Scene) -> None:
     stage.begin(1, 2)
     stage.balancer.stop()

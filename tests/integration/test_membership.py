@@ -169,6 +169,7 @@ backend servers
 """
 
 
+@pytest.mark.full
 def test_a_template_of_the_users_own_is_given_who_stays_in_its_place(stage: Stage) -> None:
     folder = stage.balancer.folder / "project"
     (folder / "templates").mkdir(parents=True)
@@ -230,6 +231,7 @@ def test_an_outage_of_the_api_fails_no_run_for_as_long_as_is_said(stage: Stage) 
     assert noted(stage, "outage") is None
 
 
+@pytest.mark.full
 def test_what_is_no_outage_fails_at_once_whatever_is_borne(stage: Stage) -> None:
     stage.variables["haproxy_autoscale_maximum_outage"] = 600
     # Where nothing has ever worked there is no good state to keep.

@@ -451,7 +451,12 @@ def the_readmes_play_without_the_role(balancer: Balancer) -> list[dict[str, Any]
 
 
 MODULES_ALONE = [
-    pytest.param(installed, core, marks=[] if installed != (core == OWN) else [pytest.mark.full], id=f"{'collection' if installed else 'checkout'}-{core}")
+    pytest.param(
+        installed,
+        core,
+        marks=[] if installed != (core == OWN) and core != OLDEST else [pytest.mark.full],
+        id=f"{'collection' if installed else 'checkout'}-{core}",
+    )
     for core in ansible_cores.WANTED
     for installed in (False, True)
 ]

@@ -182,7 +182,7 @@ WAYS = [a_list, roles_twice, import_role_twice, include_role_twice, include_role
 # On the version between the two, all other tests of this file run. What differs between the versions is how handlers and variables are kept apart.
 OLDEST, _, NEWEST = ansible_cores.WANTED
 WAYS_OF_CORES = [
-    pytest.param(OLDEST, [roles_twice, include_role_in_a_loop, a_list, as_a_dependency, a_list_in_an_included_role], id=OLDEST),
+    pytest.param(OLDEST, [roles_twice, include_role_in_a_loop, as_a_dependency], id=OLDEST),
     pytest.param(NEWEST, [import_role_twice, include_role_twice], id=NEWEST),
     *(pytest.param(core, WAYS, marks=pytest.mark.full, id=f"{core}-all") for core in (OLDEST, NEWEST)),
 ]
@@ -281,6 +281,7 @@ def test_a_reload_that_fails_in_one_process_holds_no_other_back(host: Host) -> N
     assert "internal" not in last
 
 
+@pytest.mark.full
 def test_what_comes_after_the_role_reads_of_all_processes_what_was_found(host: Host) -> None:
     """Also of one that was refused, and where AWS did not answer."""
     plans = "{{ ansible_facts['haproxy_processes'] | dict2items | map(attribute='key') | zip(ansible_facts['haproxy_processes'] | dict2items"
@@ -325,6 +326,7 @@ def test_two_processes_never_share_a_port(host: Host) -> None:
     assert host.processes["public"].reached() == {address(1)}
 
 
+@pytest.mark.full
 def test_a_template_that_fails_once_brings_no_process_the_text_of_another(host: Host) -> None:
     host.launch(public=[1], internal=[4])
     again = host.folder / "again"
@@ -337,6 +339,7 @@ def test_a_template_that_fails_once_brings_no_process_the_text_of_another(host: 
     assert host.processes["public"].reached() == {address(1)}
 
 
+@pytest.mark.full
 def test_two_hosts_have_each_their_own_list(host: Host) -> None:
     """And from their variables, where ansible-core 2.16 does not look for what a static task needs."""
     host.launch(public=[1], internal=[4])

@@ -347,6 +347,7 @@ QUESTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.full
 def test_a_question_beside_the_search_that_fails_harms_neither_file_nor_process_nor_traffic(stage: Stage) -> None:
     stage.apply(1, 2, 3)
     same = stage.untouched()
@@ -357,6 +358,7 @@ def test_a_question_beside_the_search_that_fails_harms_neither_file_nor_process_
         fails_and_touches_nothing(stage, same, operation, operation, "Denied", "eu-west-1", **variables)
 
 
+@pytest.mark.full
 def test_on_an_instance_all_comes_by_imdsv2_and_nothing_by_imdsv1(stage: Stage) -> None:
     aws = stage.aws
     aws.metadata_region = "eu-west-1"

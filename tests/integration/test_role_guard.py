@@ -193,6 +193,7 @@ def test_reloads_wait_while_too_many_old_workers_finish_their_connections(stage:
 # Where nothing is known.
 
 
+@pytest.mark.full
 def test_after_a_reboot_without_aws_haproxy_is_started_on_its_last_good_file(stage: Stage) -> None:
     stage.apply(1, 2)
     good = stage.balancer.config.read_bytes()
@@ -237,6 +238,7 @@ def test_without_aws_a_haproxy_that_is_to_stay_stopped_or_was_never_ours_is_not_
 # Several files.
 
 
+@pytest.mark.full
 def test_a_first_run_writes_its_file_into_a_set_of_files(stage: Stage) -> None:
     balancer = stage.balancer
     extra = balancer.folder / "extra.cfg"
@@ -338,6 +340,7 @@ def test_what_is_confirmed_stays_so_while_its_reload_has_to_wait(stage: Stage) -
     assert note(stage) == 0
 
 
+@pytest.mark.full
 def test_check_mode_says_of_what_it_would_finish_that_it_would(stage: Stage) -> None:
     stage.apply(1, 2, 3, 4)
     worker = identify(stage.balancer.worker())
