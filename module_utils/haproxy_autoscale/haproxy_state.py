@@ -253,11 +253,11 @@ def _remove(path: str) -> None:
 _TEMPORARY = ".autoscale"
 
 
-def write_atomically(path: str, data: bytes, like: os.stat_result | None = None, owner: int | None = None) -> None:
+def write_atomically(path: str, data: bytes, like: os.stat_result | None = None, owner: int | None = None, mode: int = 0o600) -> None:
     """Replace the file at `path` by `data`: whole or not at all, and on the disk when this returns.
 
-    The file keeps the mode and owner in `like`; without it, it is its owner's alone (0600): ours, or the user `owner` where we may
-    give files away. Raises StateError.
+    The file keeps the mode and owner in `like`; without it, it has `mode`, and is ours, or the user `owner`'s where we may give files
+    away. Raises StateError.
     """
     folder = os.path.dirname(path)
     temporary = ""
@@ -268,8 +268,10 @@ def write_atomically(path: str, data: bytes, like: os.stat_result | None = None,
                 if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
                     os.fchown(descriptor, like.st_uid, like.st_gid)
                 os.fchmod(descriptor, like.st_mode & 0o7777)
-            elif owner is not None and os.geteuid() == 0:
-                os.fchown(descriptor, owner, -1)
+            else:
+                os.fchmod(descriptor, mode)
+                if owner is not None and os.geteuid() == 0:
+                    os.fchown(descriptor, owner, -1)
             handle.write(data)
             handle.flush()
             _sync(descriptor)

@@ -1,0 +1,43 @@
+# Copyright (c) The haproxy-autoscale contributors
+# Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
+# SPDX-License-Identifier: BSD-2-Clause
+"""Metrics as Prometheus reads them: by the parser of its Python client, and by its own promtool where that is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from balancer import ROOT
+from prometheus_client.parser import text_string_to_metric_families
+
+
+def parsed(text: str, prefix: str = "haproxy_autoscale_") -> dict[tuple[str, ...], float]:
+    """Name behind the prefix and the values of the labels, to the value. Each series is there once, with a type and a help."""
+    found: dict[tuple[str, ...], float] = {}
+    for family in text_string_to_metric_families(text):
+        assert family.documentation and family.type in ("counter", "gauge"), family
+        for sample in family.samples:
+            key = (sample.name.removeprefix(prefix), *sample.labels.values())
+            assert key not in found, key
+            found[key] = sample.value
+    return found
+
+
+def promtool() -> Callable[..., str]:
+    """promtool with these arguments, which must find nothing wrong and say nothing but what it has checked."""
+    program = shutil.which("promtool", path=f"{ROOT / '.cache' / 'prometheus'}:{os.environ.get('PATH', '')}")
+    if program is None:
+        pytest.skip("there is no promtool (tests/setup.sh says why)")
+
+    def run(*arguments: str | Path, data: str = "") -> str:
+        done = subprocess.run([program, *arguments], input=data, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not done.stderr.strip(), done.stderr
+        return done.stdout
+
+    return run
