@@ -302,7 +302,7 @@ def test_jobs_follow_the_group_go_on_after_one_that_hangs_do_no_harm_where_they_
     assert looked.status == "successful", looked.output
     assert f"- server {instance_id(2)} {address(2)}" in looked.text
     assert f"+ server {instance_id(3)} {address(3)}" in looked.text
-    assert "webheads: 1 servers +1 -2; would be brought to it by reload" in looked.text
+    assert "webheads: 1 in service, +1 -2; would be brought to it by reload" in looked.text
     assert same()
 
     # Jobs of two job templates, which AWX does not hold apart: the one waits for AWS while the other one does all that there is to do.
@@ -321,7 +321,7 @@ def test_jobs_follow_the_group_go_on_after_one_that_hangs_do_no_harm_where_they_
     assert (changed.status, late.status) == ("successful", "successful"), changed.output + late.output
     (written,) = (one["res"]["diff"] for one in changed.of("runner_on_ok") if one["res"].get("diff"))
     assert instance_id(3) in json.dumps(written)
-    assert "webheads: 1 servers +1 -2; by reload" in changed.text
+    assert "webheads: 1 in service, +1 -2; by reload" in changed.text
     assert late.changed == {}
     assert stage.serves(3)
     assert stage.balancer.reloads() == 1

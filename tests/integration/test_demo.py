@@ -104,7 +104,7 @@ def test_all_promises(folder: Path, start: Start) -> None:
     for said in (
         "requests reach all three",
         "no reload",
-        "by runtime: ",
+        "by runtime, no reload: ",
         "HAProxy follows without a reload",
         "the client saw no error",
         "requests reach exactly the right four",

@@ -207,7 +207,7 @@ def test_half_the_group_may_go_in_one_run_and_more_is_refused(stage: Scene) -> N
     with no_request_fails(stage):
         done = stage.apply(3, 4)
         assert stage.serves(3, 4)
-    assert "webheads: 2 servers -2; by runtime" in done.text
+    assert "webheads: 2 in service, -2; by runtime" in done.text
     assert stage.balancer.config.read_text().count(" server i-") == 2
     # And what was refused goes in when it is said to be right.
     stage.variables["haproxy_autoscale_maximum_removed_percent"] = 75

@@ -22,6 +22,7 @@ from backends import Backends
 from balancer import ROOT, Balancer, ask, run
 from ec2_endpoint import Ec2Endpoint, error, instance, interface
 from haproxy_binaries import binaries
+from prometheus import Watch
 from rendering import words
 from stage import Stage, address, instance_id, names, one
 
@@ -202,8 +203,13 @@ def test_an_outage_of_the_api_fails_no_run_for_as_long_as_is_said(stage: Stage) 
     assert looked.status == 0, looked.output
     assert noted(stage, "outage") is None
     began = int(time.time())
-    done = stage.run()
+    watch = Watch(stage.balancer.folder.parent / "watch")
+    done = stage.run(**watch.variables)
     assert done.status == 0, done.output
+    found = watch.metrics()
+    assert found["runs_total", "outage"] == 1
+    assert ("last_success_timestamp_seconds",) not in found
+    assert found["workers", "current"] == 1
     assert "WARNING: DescribeInstances in eu-west-1 failed after 2 attempts: InternalError" in done.text
     since = noted(stage, "outage")["since"]
     assert began <= since <= time.time()
@@ -215,9 +221,10 @@ def test_an_outage_of_the_api_fails_no_run_for_as_long_as_is_said(stage: Stage) 
     path = stage.balancer.state / "haproxy.outage.json"
     path.write_text(json.dumps({"since": since + 10**6}))
     stage.balancer.stop()
-    done = stage.run()
+    done = stage.run(**watch.variables)
     assert done.status == 0, done.output
     assert "HAProxy did not run and was started on it" in done.text
+    assert [(line["outcome"], line["applied_by"], line["added"]) for line in watch.lines()] == [("changed", "start", [])]
     assert stage.serves(1, 2)
     assert began <= noted(stage, "outage")["since"] <= time.time()
     path.write_text(json.dumps({"since": began - 600}))

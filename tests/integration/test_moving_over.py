@@ -189,7 +189,7 @@ def test_who_follows_the_page_has_a_balancer_in_step_and_every_command_on_it_wor
     assert balancer.config.read_text() == before
 
     changed = " ".join(run(change, path).split())
-    assert "servers: 2 servers, java_servers: 2 servers; by reload" in changed
+    assert "servers: 2 in service; java_servers: 2 in service; by reload" in changed
     # Ansible's own, about the inventory.
     assert set(re.findall(r"\[WARNING\]: (\w+ \w+)", changed)) == {"No inventory", "provided hosts"}
     assert balancer.reached() == {address(1), address(2)}

@@ -18,6 +18,7 @@ from backends import Backends
 from balancer import ROOT, Balancer, Run, free_port
 from ec2_endpoint import Ec2Endpoint, error, instance, interface, security_group
 from haproxy_binaries import binaries
+from prometheus import Watch
 from rendering import words
 from stage import address, instance_id
 
@@ -250,7 +251,7 @@ def test_what_one_process_is_refused_for_holds_no_other_back(host: Host) -> None
     host.launch(public=[1], internal=[4, 5])
     looked = host.play(a_list, "--check")
     assert looked.status != 0
-    assert "apis: 2 servers +1; would be brought to it by reload" in looked.output
+    assert "apis: 2 in service, +1; would be brought to it by reload" in looked.output
     assert host.workers() == before
     done = host.play(a_list)
     assert done.status != 0
@@ -291,6 +292,8 @@ def test_what_comes_after_the_role_reads_of_all_processes_what_was_found(host: H
         role = {"ansible.builtin.include_role": {"name": "haproxy_autoscale"}, "vars": {"haproxy_autoscale_processes": list(host.entries.values())}}
         return {"tasks": [{"block": [role], "always": [{"ansible.builtin.debug": {"msg": f"Plans: {plans} !"}}]}]}
 
+    watch = Watch(host.folder / "watch")
+    host.shared.update({name.removeprefix("haproxy_autoscale_"): value for name, value in watch.variables.items()})
     host.launch(public=[1, 2, 3], internal=[4])
     assert "Plans: public=start internal=start !" in host.play(and_then).text
     host.launch(public=[1], internal=[4])
@@ -299,6 +302,15 @@ def test_what_comes_after_the_role_reads_of_all_processes_what_was_found(host: H
     assert "Plans: public=reload internal=none !" in done.text
     host.aws.fault("DescribeInstances", *[error(503, "Unavailable")] * 9)
     assert "Plans: public=unknown internal=unknown !" in host.play(and_then).text
+
+    # In one file, and each process by itself; also where the run came to none of them.
+    host.entries["internal"]["drain_timeout"] = -1
+    assert "drain_timeout" in host.play(and_then).text
+    public, internal = watch.metrics("public"), watch.metrics("internal")
+    assert [public["runs_total", outcome] for outcome in ("success", "refused", "failed")] == [1, 1, 2]
+    assert [internal["runs_total", outcome] for outcome in ("success", "refused", "failed")] == [2, 0, 2]
+    assert public["refusals_total", "removes_too_much"] == public["changes_total", "start"] == internal["changes_total", "start"] == 1
+    assert [(line["name"], line["servers_after"]) for line in watch.lines()] == [("public", {"webheads": 3}), ("internal", {"apis": 1})]
 
 
 def test_without_aws_each_is_left_as_it_is_or_started_on_its_last_good_file(host: Host) -> None:
@@ -460,6 +472,8 @@ def test_an_entry_can_say_all_that_the_role_can_but_how_aws_is_asked() -> None:
     asked |= {"lifecycle", "standalone_instances", "instance_status"}
     asked |= {"endpoint_url", "aws_ca_bundle", "validate_certs", "retries", "timeout", "processes"}
     asked |= {"discover", "confirm_missing_runs", "maximum_outage", "complete_lifecycle_action"}
+    # One run leaves one file.
+    asked |= {"textfile", "change_log"}
     assert sorted(taken) == sorted({name.removeprefix("haproxy_autoscale_") for name in defaults} - asked)
     assert list(options["haproxy_autoscale_processes"]["options"]) == taken
     for name in taken:

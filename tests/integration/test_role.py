@@ -21,6 +21,7 @@ from backends import Backends
 from balancer import ROOT, Run, ask, free_port
 from ec2_endpoint import Answer, Ec2Endpoint, error, instance, interface, query_error, security_group
 from haproxy_binaries import binaries
+from prometheus import Watch
 from stage import Stage, address, instance_id, names, one
 
 NEWEST = list(binaries().items())[-1:]
@@ -65,7 +66,7 @@ def test_instances_come_and_go_and_nothing_happens_in_between(stage_of_each_vers
     assert [request.operation for request in stage.aws.requests] == ["DescribeInstances"]
 
     changed = stage.apply(2, 3, 4, 5)
-    assert "webheads: 4 servers +2 -1; by runtime: " in changed.text
+    assert "webheads: 4 in service, +2 -1; by runtime, no reload: " in changed.text
     assert (balancer.worker(), balancer.reloads()) == (worker, 0)
     assert stage.serves(2, 3, 4, 5)
     assert set(balancer.servers()) == {instance_id(number) for number in (2, 3, 4, 5)}
@@ -74,6 +75,7 @@ def test_instances_come_and_go_and_nothing_happens_in_between(stage_of_each_vers
 
 def test_check_mode_says_what_would_be_and_touches_nothing(stage: Stage) -> None:
     stage.members(1, 2)
+    stage.variables.update(Watch(stage.balancer.folder).variables)
     fresh = stage.run("--check", "--diff")
     assert fresh.status == 0, fresh.output
     assert f"+ server {instance_id(1)} {address(1)}" in fresh.text
@@ -81,16 +83,18 @@ def test_check_mode_says_what_would_be_and_touches_nothing(stage: Stage) -> None
     assert names(stage.balancer.folder) == ["variables.json"]
 
     stage.apply(1, 2)
+    marks = Watch(stage.balancer.folder).textfile.read_text()
     same = stage.untouched()
     stage.members(2, 3)
     done = stage.run("--check", "--diff")
     assert done.status == 0, done.output
     assert f"- server {instance_id(1)} {address(1)}" in done.text
-    assert "webheads: 2 servers +1 -1; would be brought to it by runtime" in done.text
+    assert "webheads: 2 in service, +1 -1; would be brought to it by runtime" in done.text
     done = stage.run("--check", haproxy_autoscale_defaults_lines=["timeout queue 1s"])
     assert done.status == 0, done.output
     assert "would be brought to it by reload (not by runtime: defaults" in done.text
     assert same()
+    assert Watch(stage.balancer.folder).textfile.read_text() == marks
     assert stage.balancer.reloads() == 0
 
 
@@ -101,7 +105,7 @@ def test_every_change_is_a_reload_where_that_is_asked_for(stage: Stage) -> None:
     stage.members(1, 2, 3)
     assert "would be brought to it by reload" in stage.run("--check").text
     done = stage.apply(1, 2, 3)
-    assert "webheads: 3 servers +1; by reload: " in done.text
+    assert "webheads: 3 in service, +1; by reload: " in done.text
     # What was asked for is not excused.
     assert "not by runtime" not in done.text
     assert stage.balancer.reloads() == 1
@@ -124,7 +128,7 @@ def test_where_no_reload_may_be_made_what_takes_one_is_refused_before_the_file_i
         assert done.recap["changed"] == 0
         assert same()
     followed = stage.apply(1, 2, 3, **runtime_only)
-    assert "webheads: 3 servers +1; by runtime: " in followed.text
+    assert "webheads: 3 in service, +1; by runtime, no reload: " in followed.text
     assert stage.serves(1, 2, 3)
     assert stage.balancer.reloads() == 0
 
@@ -144,7 +148,7 @@ def test_where_no_reload_may_be_made_what_takes_one_is_refused_before_the_file_i
 
 def test_what_was_changed_in_the_process_alone_is_mended_and_said(stage: Stage) -> None:
     stage.apply(1, 2, 3)
-    balancer = stage.balancer
+    balancer, watch = stage.balancer, Watch(stage.balancer.folder / "watch")
     worker, at_first = balancer.worker(), balancer.servers()
     moved = f"webheads/{instance_id(1)}"
     ask(balancer.stats_socket, f"set server {moved} addr {address(9)}")
@@ -152,8 +156,10 @@ def test_what_was_changed_in_the_process_alone_is_mended_and_said(stage: Stage) 
     stage.members(1, 2, 3)
     assert moved in stage.run("--check").text
     assert balancer.servers() != at_first
-    done = stage.apply(1, 2, 3)
-    assert "by runtime: " in done.text
+    done = stage.apply(1, 2, 3, **watch.variables)
+    assert "by runtime, no reload: " in done.text
+    assert watch.metrics()[("drift_repairs_total",)] == watch.metrics()["changes_total", "runtime"] == 1
+    assert [(line["applied_by"], moved in line["drift"][0]) for line in watch.lines()] == [("runtime", True)]
     assert f"before, its servers differed from its file: {moved}" in done.text
     assert (balancer.worker(), balancer.servers()) == (worker, at_first)
     quiet = stage.apply(1, 2, 3)
@@ -393,6 +399,8 @@ def test_on_an_instance_all_comes_by_imdsv2_and_nothing_by_imdsv1(stage: Stage) 
 # Option, wrong value, and what the message must say besides the option's name.
 WRONG: list[tuple[str, Any, str]] = [
     ("security_groups", [], "haproxy_autoscale_security_groups"),
+    ("textfile", "/var/lib/metrics.txt", "haproxy_autoscale_textfile must be an absolute path without spaces that ends in .prom"),
+    ("change_log", "changes.log", "haproxy_autoscale_change_log must be an absolute path"),
     ("confirm_runs", 1, "haproxy_autoscale_confirm_runs must be 0 (never) or at least 2"),
     ("reload_interval", -1, "haproxy_autoscale_reload_interval"),
     ("maximum_old_workers", -1, "haproxy_autoscale_maximum_old_workers"),
@@ -694,7 +702,7 @@ def test_a_weight_and_a_limit_by_tag_change_without_a_reload_and_the_port_is_the
     assert balancer.reloads() == 0
     # One mistyped tag costs one instance, and a run with -v says which.
     done = apply({"Weight": "30"}, {"Weight": "ten"}, {"Backup": "yes"})
-    assert "webheads: 2 servers -1" in done.text
+    assert "webheads: 2 in service, -1" in done.text
     assert "must be a whole number from 0 to 256, and is 'ten'" in stage.run("-v").text
     # Where all are backup, all serve.
     apply({"Backup": "on"}, {"Backup": "1"}, {"Backup": "yes"})

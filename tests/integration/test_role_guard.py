@@ -19,6 +19,7 @@ from backends import Backends
 from balancer import Run, ask
 from ec2_endpoint import Ec2Endpoint, error
 from haproxy_binaries import binaries
+from prometheus import Watch
 from stage import Stage, address, instance_id, names
 
 NEWEST = list(binaries().values())[-1]
@@ -142,10 +143,13 @@ def test_what_needs_no_reload_never_waits_for_one(stage: Stage) -> None:
         stage.apply(1, 2, 3, haproxy_autoscale_apply_strategy="reload")
         assert stage.balancer.old_workers()
         limits = {"haproxy_autoscale_maximum_old_workers": 1, "haproxy_autoscale_reload_interval": 3600}
-        assert "by runtime: " in stage.apply(1, 2, 3, 4, **limits).text
+        assert "by runtime, no reload: " in stage.apply(1, 2, 3, 4, **limits).text
         assert stage.serves(1, 2, 3, 4)
-        waits = stage.run(**limits, haproxy_autoscale_defaults_lines=["timeout queue 1s"])
+        watch = Watch(stage.balancer.folder / "watch")
+        waits = stage.run(**limits, **watch.variables, haproxy_autoscale_defaults_lines=["timeout queue 1s"])
         assert waits.status == 0, waits.output
+        assert watch.metrics()["runs_total", "waiting"] == watch.metrics()["workers", "old"] == 1
+        assert not watch.log.exists()
         assert "the change waits for a later run: 1 old workers" in waits.text
         assert "(not by runtime: defaults" in waits.text
 

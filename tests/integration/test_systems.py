@@ -92,7 +92,7 @@ def test_a_haproxy_of_red_hats_unit_is_taken_over_and_followed(red_hat: RedHat) 
 
     worker = balancer.worker()
     followed = red_hat.apply(2, 3)
-    assert "by runtime: " in followed.text
+    assert "by runtime, no reload: " in followed.text
     assert red_hat.serves(2, 3)
     assert balancer.worker() == worker
 

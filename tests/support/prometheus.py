@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from balancer import ROOT
@@ -26,6 +28,22 @@ def parsed(text: str, prefix: str = "haproxy_autoscale_") -> dict[tuple[str, ...
             assert key not in found, key
             found[key] = sample.value
     return found
+
+
+class Watch:
+    """What runs leave in a folder, when the role is given these variables."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self.textfile, self.log = folder / "autoscale.prom", folder / "changes.log"
+        self.variables = {"haproxy_autoscale_textfile": str(self.textfile), "haproxy_autoscale_change_log": str(self.log)}
+
+    def metrics(self, process: str = "haproxy") -> dict[tuple[str, ...], float]:
+        """Those of one process, without its name."""
+        return {(key[0], *key[2:]): value for key, value in parsed(self.textfile.read_text()).items() if key[1] == process}
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
 
 
 def promtool() -> Callable[..., str]:
