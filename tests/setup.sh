@@ -94,6 +94,21 @@ install_haproxy() {
     say "HAProxy is not installed: the tests get unpacked packages only."
 }
 
+# promtool, which judges metrics and alert rules, out of the distribution's package of Prometheus, without installing a server.
+fetch_promtool() {
+    local folder=.cache/prometheus
+    if command -v promtool >/dev/null || [ -x "$folder/promtool" ]; then return 0; fi
+    say "getting promtool from the package prometheus ..."
+    rm -rf "$folder"
+    mkdir -p "$folder/package"
+    if (cd "$folder" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb package) >>.cache/apt-install.log 2>&1; then
+        mv "$folder/package/usr/bin/promtool" "$folder/promtool"
+    else
+        say "promtool could not be had: metrics and alert rules are NOT checked by it ($(tail -n 1 .cache/apt-install.log))."
+    fi
+    rm -rf "$folder/package" "$folder"/*.deb
+}
+
 case "$what" in
     demo | test) ;;
     *) fail "usage: tests/setup.sh demo|test" ;;
@@ -134,5 +149,6 @@ if [ "$what" = test ]; then
     tests/support/haproxy_versions
     tests/support/cron_daemon
     tests/support/awx_collection
+    fetch_promtool
     for job in "${pending[@]}"; do wait "$job"; done
 fi

@@ -42,9 +42,11 @@ _KINDS = (
     ("address", r".*(network interface|IPv[46] address|is not one:)"),
 )
 
+KINDS = tuple(kind for kind, _pattern in _KINDS)
+
 # Name behind the prefix, type, and help, in the order of the file.
-_PREFIX = "haproxy_autoscale_"
-_METRICS = (
+PREFIX = "haproxy_autoscale_"
+METRICS = (
     ("last_run_timestamp_seconds", "gauge", "When the last run ended, in seconds since 1970."),
     ("last_success_timestamp_seconds", "gauge", "When the last run ended that left HAProxy at the instances that run."),
     ("last_change_timestamp_seconds", "gauge", "When HAProxy was last brought to another state."),
@@ -121,11 +123,11 @@ def _count(after: dict[Series, float], every: Sequence[Series], this: Series | N
 def written(samples: Mapping[Series, float]) -> str:
     """The text of the file."""
     lines = []
-    for metric, kind, text in _METRICS:
+    for metric, kind, text in METRICS:
         values = [(one, value) for one, value in samples.items() if one.metric == metric]
         if values:
-            lines += [f"# HELP {_PREFIX}{metric} {text}", f"# TYPE {_PREFIX}{metric} {kind}"]
-            lines += [f"{_PREFIX}{metric}{{{','.join(f'{label}={_quoted(text)}' for label, text in one.labels)}}} {_number(value)}" for one, value in values]
+            lines += [f"# HELP {PREFIX}{metric} {text}", f"# TYPE {PREFIX}{metric} {kind}"]
+            lines += [f"{PREFIX}{metric}{{{','.join(f'{label}={_quoted(text)}' for label, text in one.labels)}}} {_number(value)}" for one, value in values]
     return "\n".join(lines) + "\n"
 
 
@@ -138,13 +140,13 @@ def _quoted(text: str) -> str:
 
 
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\\n]|\\[\\n"])*)"(?:,(?=[a-z])|\Z)')
-_SAMPLE = re.compile(rf"{_PREFIX}([a-z_]+)\{{(.+)\}} ([0-9]+(?:\.[0-9]+)?)")
+_SAMPLE = re.compile(rf"{PREFIX}([a-z_]+)\{{(.+)\}} ([0-9]+(?:\.[0-9]+)?)")
 
 
 def read(text: str) -> dict[Series, float]:
     """The time series of a text that `written` made. Raises ValueError, with the line, when it is none."""
     samples: dict[Series, float] = {}
-    known = {metric for metric, _kind, _text in _METRICS}
+    known = {metric for metric, _kind, _text in METRICS}
     if not text.endswith("\n"):
         raise ValueError("it does not end with a line")
     for number, line in enumerate(text[:-1].split("\n"), 1):

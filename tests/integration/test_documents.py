@@ -18,6 +18,7 @@ import jinja2
 import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_metrics
 from balancer import ROOT
 
 ROLE = ROOT / "roles" / "haproxy_autoscale"
@@ -112,7 +113,20 @@ def test_no_path_of_some_machine_and_nothing_outside_of_the_project(document: Pa
 def test_each_variable_exists(document: Path) -> None:
     named = set(re.findall(rf"\b{PREFIX}[a-z0-9_]+\b", document.read_text()))
     of_playbooks = set(re.findall(rf"\b{PREFIX}[a-z0-9_]+\b", "".join(path.read_text() for path in (ROOT / "playbooks").glob("*.yml"))))
-    assert named - set(DEFAULTS) - of_playbooks == set()
+    metrics = {f"{PREFIX}{metric}" for metric, _kind, _text in haproxy_metrics.METRICS}
+    assert named - set(DEFAULTS) - of_playbooks - metrics == set()
+
+
+def test_the_page_about_monitoring_has_each_metric_with_its_type_and_each_word_of_its_labels() -> None:
+    page = ROOT / "docs" / "monitoring.md"
+    told = [(row[0].strip("`"), row[1]) for row in table_rows(page, rf"{PREFIX}[a-z_]+") if len(row) == 4]
+    assert told == [(f"{PREFIX}{metric}", kind) for metric, kind, _text in haproxy_metrics.METRICS]
+    words = {*haproxy_metrics.OUTCOMES, *haproxy_metrics.WAYS, *haproxy_metrics.REFUSALS, *haproxy_metrics.KINDS, "other"}
+    assert words - set(re.findall(r"`(\w+)`", prose(page))) == set()
+    alerts = load_yaml(ROOT / "docs" / "examples" / "alerts.yml")["groups"][0]["rules"]
+    assert [row[0].strip("`") for row in table_rows(page, "Haproxy[A-Za-z]+")] == [rule["alert"] for rule in alerts]
+    asked = set(re.findall(rf"{PREFIX}[a-z_]+", " ".join(rule["expr"] for rule in alerts)))
+    assert asked <= {name for name, _kind in told}
 
 
 def table_rows(document: Path, first_cell: str) -> list[list[str]]:

@@ -196,6 +196,7 @@ def test_a_template_of_the_users_own_is_given_who_stays_in_its_place(stage: Stag
 def test_an_outage_of_the_api_fails_no_run_for_as_long_as_is_said(stage: Stage) -> None:
     stage.apply(1, 2)
     stage.members(1, 2, 3)
+    watch = Watch(stage.balancer.folder / "watch")
     same = stage.untouched()
     stage.variables["haproxy_autoscale_maximum_outage"] = 600
     stage.aws.fault("DescribeInstances", error(500, "InternalError"))
@@ -203,7 +204,6 @@ def test_an_outage_of_the_api_fails_no_run_for_as_long_as_is_said(stage: Stage) 
     assert looked.status == 0, looked.output
     assert noted(stage, "outage") is None
     began = int(time.time())
-    watch = Watch(stage.balancer.folder.parent / "watch")
     done = stage.run(**watch.variables)
     assert done.status == 0, done.output
     found = watch.metrics()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_metrics as metrics
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError
 from balancer import ROOT
@@ -101,6 +102,72 @@ def test_promtool_finds_nothing_to_say() -> None:
     tool = promtool()
     everything = run("refused", refusal="bind", instances={HOSTILE: 2}, left_out={HOSTILE: ["?"]}, servers={"b": 2}, workers={"current": 1}, change=change())
     tool("check", "metrics", data=metrics.written(metrics.updated({}, [everything], 1, 1)))
+
+
+def test_the_alerts_of_the_example_fire_for_what_they_are_for_and_for_nothing_else(tmp_path: Path) -> None:
+    """Four hosts of one process each, by promtool's own unit tests of rules; of the times in the files one minute is 60."""
+    rules = ROOT / "docs" / "examples" / "alerts.yml"
+    tool = promtool()
+    tool("check", "rules", "--lint-fatal", rules)
+
+    def labels(host: str, **more: str) -> dict[str, str]:
+        return {"process": "haproxy", "instance": host, **more}
+
+    def sample(metric: str, values: str, host: str, **more: str) -> dict[str, str]:
+        inside = ",".join(f'{label}="{value}"' for label, value in labels(host, **more).items())
+        return {"series": f"haproxy_autoscale_{metric}{{{inside}}}", "values": values}
+
+    success, last_run = "last_success_timestamp_seconds", "last_run_timestamp_seconds"
+    given_series = [
+        # One where all is well, with a slip of each kind: a refusal, a repair, an old worker for some minutes.
+        sample(success, "0+60x60", "well"),
+        sample(last_run, "0+60x60", "well"),
+        sample("runs_total", "0 0 1x58", "well", outcome="failed"),
+        sample("refusals_total", "0 0 1x58", "well", reason="bind"),
+        sample("drift_repairs_total", "0 0 1x58", "well"),
+        sample("changes_total", "0 0 1x58", "well", way="reload"),
+        sample("changes_total", "0+1x60", "well", way="runtime"),
+        sample("workers", "1x10 0 1x49", "well", state="current"),
+        sample("workers", "1x10 0x50", "well", state="old"),
+        # One where nobody runs it any more, or where each run is refused.
+        sample(success, "0+60x10 600x50", "refused"),
+        sample(last_run, "0+60x60", "refused"),
+        sample("refusals_total", "0x10 1+1x50", "refused", reason="removes_too_much"),
+        # One that began badly, and goes on so.
+        sample(last_run, "0+60x60", "new"),
+        sample("runs_total", "0+1x60", "new", outcome="failed"),
+        sample("workers", "0x60", "new", state="current"),
+        # One with a colleague that writes, too, and that AWS does not answer.
+        sample(success, "0+60x60", "shared"),
+        sample(last_run, "0+60x60", "shared"),
+        sample("runs_total", "0+1x60", "shared", outcome="outage"),
+        sample("drift_repairs_total", "0+1x60", "shared"),
+        sample("changes_total", "0+1x60", "shared", way="reload"),
+        sample("workers", "2x60", "shared", state="old"),
+    ]
+    expected = {
+        "Behind": [labels("refused", severity="critical")],
+        "NeverFollowed": [labels("new", severity="critical")],
+        "Failing": [labels("new", severity="warning", outcome="failed")],
+        "Refusing": [labels("refused", severity="warning", reason="removes_too_much")],
+        "WithoutAws": [labels("shared", severity="warning", outcome="outage")],
+        "RepairsAgainAndAgain": [labels("shared", severity="warning")],
+        "ReloadsOften": [labels("shared", severity="warning", way="reload")],
+        "OldWorkers": [labels("shared", severity="warning", state="old")],
+        "NotRunning": [labels("new", severity="critical", state="current")],
+    }
+    # promtool compares annotations, too; here only whether and where they fire matters.
+    bare = yaml.safe_load(rules.read_text())
+    for rule in bare["groups"][0]["rules"]:
+        del rule["annotations"]
+    (tmp_path / "rules.yml").write_text(json.dumps(bare))
+    cases = [
+        {"eval_time": "45m", "alertname": f"HaproxyAutoscale{name}", "exp_alerts": [{"exp_labels": one} for one in found]} for name, found in expected.items()
+    ]
+    assert {f"HaproxyAutoscale{name}" for name in expected} == {rule["alert"] for rule in bare["groups"][0]["rules"]}
+    test = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [{"interval": "1m", "input_series": given_series, "alert_rule_test": cases}]}
+    (tmp_path / "test.yml").write_text(json.dumps(test))
+    tool("test", "rules", tmp_path / "test.yml")
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 10**9)))
