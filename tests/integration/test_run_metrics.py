@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import ansible_cores
 import pytest
 from backends import Backends
+from balancer import Run
 from ec2_endpoint import Ec2Endpoint
 from haproxy_binaries import binaries
-from prometheus import Watch, promtool
+from prometheus import Watch
 from stage import Stage, address, instance_id, one
 
 NEWEST = list(binaries().values())[-1:]
@@ -59,7 +62,6 @@ def test_each_run_leaves_its_mark_also_one_that_is_refused_and_one_that_fails(st
     assert success > change == found[("last_change_timestamp_seconds",)]
     assert (found["runs_total", "success"], found["changes_total", "start"], found["changes_total", "reload"]) == (3, 1, 1)
     assert found["workers", "current"] == 1
-    promtool()("check", "metrics", data=watch.textfile.read_text())
 
     # Refused; and failed before anything was found, with what the role registers at hand from another call in the same play.
     stage.members()
@@ -87,3 +89,34 @@ def test_each_run_leaves_its_mark_also_one_that_is_refused_and_one_that_fails(st
     assert (failed["outcome"], failed["servers_after"]) == ("failed", None)
     assert failed["removed"] == [{"server": instance_id(2), "reason": "no longer found"}]
     assert str(failed["error"]).startswith("haproxy: ")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("core", ansible_cores.WANTED)
+def test_each_ansible_core_leaves_the_same_and_says_it_in_one_line(stage: Stage, core: str) -> None:
+    if core not in ansible_cores.cores():
+        pytest.skip(f"ansible-core {core}: {ansible_cores.missing()[core]}")
+    watch = Watch(stage.balancer.folder / "watch")
+
+    def play(form: str, *members: int, **more: object) -> Run:
+        stage.members(*members)
+        stage.balancer.environment["ANSIBLE_CALLBACK_RESULT_FORMAT"] = form
+        return stage.balancer.run({**stage.variables, **watch.variables, **more}, ansible=str(ansible_cores.cores()[core] / "ansible-playbook"))
+
+    # Before anything has ever been found.
+    assert play("json", 1, haproxy_autoscale_reload_timeout=0).status != 0
+    assert watch.metrics()["runs_total", "failed"] == 1
+    assert play("json", 1, 2, 3).status == 0
+    for form, quote, members in (("yaml", "'?", (1, 2, 4)), ("json", '"', (1, 2, 4, 5))):
+        changed = play(form, *members)
+        assert changed.status == 0, changed.output
+        said = re.findall(rf"^\s*(?:- )?{quote}(webheads: \d in service, .*)", changed.output, re.MULTILINE)
+        assert len(said) == 1, changed.output
+        assert re.match(r"webheads: . in service, [+-][-+1 ]*; by runtime, no reload: ", said[0])
+        quiet = play(form, *members)
+        assert quiet.recap["changed"] == 0
+        assert "in service" not in quiet.output and "debug" not in quiet.output
+    assert play("yaml").status != 0
+    found = watch.metrics()
+    assert (found["runs_total", "success"], found["refusals_total", "too_few_instances"], found["changes_total", "runtime"]) == (5, 1, 2)
+    assert [(line["applied_by"], line["servers_after"]["webheads"]) for line in watch.lines()] == [("start", 3), ("runtime", 3), ("runtime", 4)]
