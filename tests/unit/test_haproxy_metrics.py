@@ -164,6 +164,9 @@ def test_the_alerts_of_the_example_fire_for_what_they_are_for_and_for_nothing_el
     cases = [
         {"eval_time": "45m", "alertname": f"HaproxyAutoscale{name}", "exp_alerts": [{"exp_labels": one} for one in found]} for name, found in expected.items()
     ]
+    # Not for an old worker of some minutes, nor for the moment of a restart.
+    cases.append({"eval_time": "9m", "alertname": "HaproxyAutoscaleOldWorkers", "exp_alerts": []})
+    cases.append({"eval_time": "11m", "alertname": "HaproxyAutoscaleNotRunning", "exp_alerts": [{"exp_labels": one} for one in expected["NotRunning"]]})
     assert {f"HaproxyAutoscale{name}" for name in expected} == {rule["alert"] for rule in bare["groups"][0]["rules"]}
     test = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [{"interval": "1m", "input_series": given_series, "alert_rule_test": cases}]}
     (tmp_path / "test.yml").write_text(json.dumps(test))
