@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from .haproxy_config import SECTIONS, split_line
 from .haproxy_socket import DRAIN, MAINTENANCE, Command, ServerState
@@ -782,8 +782,8 @@ def _add(change: _Change, server: _Server, version: tuple[int, int]) -> Step:
     """Added with all its parameters, since nothing comes from `default-server`."""
     parameters = {**_parameters(server.name, server), "id": (str(change.ids[server.name]),)}
     parameters.update(_implied(server.words, parameters, version))
-    place = _place(server.address)
-    assert place is not None  # noqa: S101 - judged before
+    # That there is one was judged before.
+    place = cast("tuple[str, int]", _place(server.address))
     words = [_written(place), *(word for keyword, values in parameters.items() for word in (keyword, *values))]
     return _step("add", change.backend, server, ("add server {place} " + " ".join(words), _ADDED))
 
@@ -796,8 +796,8 @@ def _bring_in(change: _Change, server: _Server, setting: str = "ready") -> Step:
 
 
 def _move(change: _Change, server: _Server) -> list[Step]:
-    place = _place(server.address)
-    assert place is not None  # noqa: S101 - judged before
+    # That there is one was judged before.
+    place = cast("tuple[str, int]", _place(server.address))
     found = [_step("move", change.backend, server, (f"set server {{place}} addr {place[0]} port {place[1]}", _MOVED))._replace(place=place)]
     # What a person set stays with the instance.
     admin = change.states[server.name].admin if change.states and not _is_another(change.states, server) else 0

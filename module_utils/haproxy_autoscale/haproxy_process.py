@@ -187,7 +187,8 @@ def owner(pid: int) -> int | None:
 # What HAProxy itself puts into the environment (Configuration Manual, 2.3 and 3.1), and what systemd hands to a service: a program
 # that is started beside it must not take them for its own. Nor keys of AWS's, which whoever started it may have left it.
 _OF_THE_PROCESS = re.compile(
-    r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN)|HAPROXY_(MWORKER|MWORKER_REEXEC|MWORKER_WAIT_ONLY|PROCESSES|CLI|MASTER_CLI|CFGFILES|LOCALPEER|STARTUPLOGS_FD|STARTUP_VERSION|LOAD_SUCCESS)|NOTIFY_SOCKET|LISTEN_.*"
+    r"HAPROXY_(MWORKER|MWORKER_REEXEC|MWORKER_WAIT_ONLY|PROCESSES|CLI|MASTER_CLI|CFGFILES|LOCALPEER|STARTUPLOGS_FD|STARTUP_VERSION|LOAD_SUCCESS)"
+    r"|NOTIFY_SOCKET|LISTEN_.*|AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN)"
 )
 
 
