@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule churn lint sanity format gallery build clean
+.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule churn lint sanity format gallery build release clean
 
 bin := .venv/bin
 # ARGS="-k reload" goes to pytest.
@@ -63,13 +63,13 @@ gallery: setup ## The results in docs/templates.md and the policies in docs/iam.
 	@$(bin)/python tests/support/gallery.py
 	@$(bin)/python tests/support/policies.py
 
-build: ## The collection as a tarball, in build/
+build: ## The collection as a tarball, in build/; the same bytes from the same commit
 	@tests/setup.sh demo
-	@mkdir -p build
-	@# Galaxy gets plain folders. (From the checkout it can be built too, but only by its real path: through a link the directory links are dropped without a word.)
-	@tests/support/export .cache/export
-	@output="$$(pwd -P)/build"; bin="$$(pwd -P)/$(bin)"; \
-	cd -P .cache/export/ansible_collections/autoscale/haproxy && "$$bin/ansible-galaxy" collection build --force --output-path "$$output" .
+	@$(bin)/python tests/support/tarball.py build
+
+release: setup ## The tarball to publish, in build/: only of what is committed, and of a version that the changelog has
+	@$(bin)/python tests/support/tarball.py --release build
+	@tests/galaxy.sh build/autoscale-haproxy-"$$(sed -n 's/^version: //p' galaxy.yml)".tar.gz
 
 clean: ## Remove all that make created
 	rm -rf .venv .cache .ansible build .mypy_cache .pytest_cache .ruff_cache .hypothesis

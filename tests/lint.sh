@@ -25,6 +25,13 @@ check antsibull-changelog lint
 # Of the checkout itself antsibull-docs sees no module: it follows no links.
 tests/support/export .cache/export
 check antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=self .cache/export/ansible_collections/autoscale/haproxy
+# Left to `make sanity`: what the tools above, or the tests, do as well.
+check tests/sanity.sh --skip-test pylint --skip-test yamllint --skip-test changelog --skip-test shellcheck --skip-test ansible-doc
+check python tests/support/tarball.py .cache/tarball
+check tests/galaxy.sh .cache/tarball/autoscale-haproxy-*.tar.gz
+check check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+# Actions that are not pinned, rights that are too wide, text from outside in a command.
+check zizmor --offline --quiet --no-progress .github/workflows
 
 if [ "${#failed[@]}" -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}" >&2

@@ -6,7 +6,10 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-cache="$PWD/.cache/sanity"
+export="$PWD/.cache/sanity"
+# What it installs for itself. A checkout may have a link here to share it.
+mkdir -p .cache/ansible-test
+cache="$(realpath .cache/ansible-test)"
 bin="$PWD/.venv/bin"
 
 # It makes virtual environments, and fetches a script from the Internet to put pip into them. Here that script is a few lines that run the pip of a wheel
@@ -26,10 +29,10 @@ runpy.run_module("pip", run_name="__main__")
 PYTHON
 fi
 
-tests/support/export "$cache"
-cd "$cache/ansible_collections/autoscale/haproxy"
+tests/support/export "$export"
+cd "$export/ansible_collections/autoscale/haproxy"
 # What the published collection does not hold is checked by `make lint`.
-rm -rf tests/[!s]* tests/s[!a]* tests/sanity.sh .ci Makefile
+rm -rf tests/[!s]* tests/s[!a]* tests/sanity.sh .ci .github Makefile
 # It checks the files that git knows, and this folder lies within a checkout whose git ignores it.
 git init --quiet
 git add --all

@@ -38,7 +38,20 @@ on_its_own_core = pytest.mark.parametrize("core", [OWN], indirect=True)
 ADDRESSES = ("127.0.3.1", "127.0.3.2")
 MODULES = sorted(path.stem for path in (ROOT / "library").glob("*.py"))
 # What lies about in a used checkout. None of it may be published.
-JUNK = (".git", ".venv", ".cache", ".ansible", ".ci", ".hypothesis", "build", "tests", "molecule", "autoscale-haproxy-0.0.1.tar.gz", "library/__pycache__")
+JUNK = (
+    ".git",
+    ".venv",
+    ".cache",
+    ".ansible",
+    ".ci",
+    ".github",
+    ".hypothesis",
+    "build",
+    "tests",
+    "molecule",
+    "autoscale-haproxy-0.0.1.tar.gz",
+    "library/__pycache__",
+)
 
 
 def call(words: Sequence[str | Path], cwd: Path, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -95,8 +108,8 @@ def repository(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def by_the_published_tarball(core: Path, checkout: Path, repository: Path, folder: Path) -> list[str | Path]:
     """Plain folders, as `make build` makes it."""
-    succeed([checkout / "tests" / "support" / "export", folder], checkout)
-    return [build(core, folder / "ansible_collections" / "autoscale" / "haproxy", folder)]
+    made = succeed([core / "python", checkout / "tests" / "support" / "tarball.py", folder], checkout, private_home(folder))
+    return [made.splitlines()[0]]
 
 
 def by_a_tarball_of_the_checkout(core: Path, checkout: Path, repository: Path, folder: Path) -> list[str | Path]:
