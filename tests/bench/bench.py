@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a run costs beside what it replaces: the tables and the plot of docs/performance.md.
 
-Whole processes are measured, by what the kernel counts for ansible-playbook and all that it starts (os.wait4): user and system time. The ways take turns within one
-run of this program, so that whatever else the machine does hits all of them, and what is compared is the medians of the same minutes. The EC2 is
+Whole processes are measured, by what the kernel counts for ansible-playbook and all that it starts (os.wait4): user and system time. The ways take turns within
+one run of this program, so that whatever else the machine does hits all of them, and what is compared is the medians of the same minutes. The EC2 is
 canned_ec2.py and HAProxy runs already; the time of these two is not counted.
 """
 
@@ -35,8 +35,6 @@ from haproxy_binaries import binaries  # noqa: E402
 
 SIZES = (10, 100, 1000, 5000, 10000)
 RESULTS = ROOT / "build" / "bench"
-DOCUMENT = ROOT / "docs" / "performance.md"
-PLOT = ROOT / "docs" / "images" / "performance.svg"
 # The collection amazon.aws, as tests/support/awx_collection gets it out of the package `ansible`.
 AMAZON_AWS = ROOT / ".cache" / "awx"
 # CPU of a run of ours in which nothing has changed, against the plain way, by the number of instances.
@@ -288,13 +286,15 @@ def changes(scene: Scene, repetitions: int) -> dict[str, float]:
         "service_name": ""
     }
     config = scene.balancer.config
-    for number in range(repetitions):
+    addresses = 10
+    for _number in range(repetitions):
         for count, strategy in ((1, "auto"), (100, "auto"), (1, "reload")):
             lines = config.read_text().splitlines(keepends=True)
             servers = [at for at, line in enumerate(lines) if line.startswith("    server ")][:count]
+            # The same servers at addresses that no other has.
+            addresses += 1
             for at in servers:
-                # The same server at an address that no other has.
-                lines[at] = re.sub(r" 1[0-9]\.(\d+\.\d+\.\d+):", lambda match: f" 1{(number + 1) % 10}.{match.group(1)}:", lines[at])
+                lines[at] = re.sub(r" [0-9]+\.([0-9]+\.[0-9]+\.[0-9]+:)", rf" {addresses}.\1", lines[at])
             text = "".join(lines)
             cost, answer = scene.module(
                 "autoscale.haproxy.plugins.modules.haproxy_facts",
@@ -302,10 +302,8 @@ def changes(scene: Scene, repetitions: int) -> dict[str, float]:
             )
             candidate = answer["ansible_facts"]["haproxy_processes"]["haproxy"]["candidate"]
             expected = "reload" if strategy == "reload" else "runtime"
-            if candidate["plan"] not in (expected, "none"):
+            if candidate["plan"] != expected:
                 raise SystemExit(f"the plan is {candidate['plan']}: {candidate['plan_reason']}")
-            if candidate["plan"] == "none":
-                continue
             found.setdefault(f"plan {count} {expected}", []).append(cost.wall)
             before = answer["ansible_facts"]["haproxy_processes"]["haproxy"]["config"]["checksum"]
             config.write_text(text)
