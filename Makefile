@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule coverage churn lint sanity format gallery build release clean
+.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule coverage churn bench lint sanity format gallery build release clean
 
 bin := .venv/bin
 # ARGS="-k reload" goes to pytest.
@@ -52,6 +52,11 @@ coverage: setup ## The share of the lines of library/ and module_utils/ that tes
 
 churn: setup ## Clients under load while the group changes, on each HAProxy: a table of what they noticed and of the reloads. ARGS="--versions 3.2" for one
 	@$(bin)/python tests/bench/churn.py $(ARGS)
+
+bench: setup ## What a run costs, beside what an Ansible user would write: docs/performance.md anew, in an hour. ARGS="--quick" only shows the whole runs
+	@$(bin)/python -m pip install -qq --disable-pip-version-check -r tests/requirements-bench.txt
+	@$(bin)/python tests/bench/bench.py $(ARGS)
+	@$(if $(findstring --quick,$(ARGS)),,$(bin)/python tests/bench/document.py)
 
 lint: setup ## ruff, mypy, shellcheck, yamllint, ansible-lint and antsibull's checks of the changelog and the documents
 	@tests/lint.sh
