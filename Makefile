@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule coverage churn bench lint sanity format gallery build release clean
+.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule coverage churn bench lint sanity format gallery docs pictures build release clean
 
 bin := .venv/bin
 # ARGS="-k reload" goes to pytest.
@@ -71,6 +71,14 @@ format: setup ## Python code in the form that `make lint` wants
 gallery: setup ## The results in docs/templates.md and the policies in docs/iam.md, made anew
 	@$(bin)/python tests/support/gallery.py
 	@$(bin)/python tests/support/policies.py
+
+docs: ## The documents as a site, in build/docs, with every link checked
+	@tests/setup.sh docs
+	@tests/docs.sh
+
+pictures: ## The recorded run of the demo and the statistics pages in the documents, made anew
+	@tests/setup.sh demo
+	@$(bin)/python tests/support/pictures.py
 
 build: ## The collection as a tarball, in build/; the same bytes from the same commit
 	@tests/setup.sh demo

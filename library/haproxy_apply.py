@@ -40,7 +40,7 @@ options:
     default: ''
   in_force_checksum:
     description:
-      - The SHA-256 of the file that was in force before this run wrote (see RV(autoscale.haproxy.haproxy_facts#module:ansible_facts)).
+      - The SHA-256 of the file that was in force before this run wrote (see M(autoscale.haproxy.haproxy_facts)).
       - Needed only for a process that another hand has started since the last apply; without it the first change there is a reload,
         because equal servers prove nothing of the other lines.
     type: str
@@ -163,7 +163,7 @@ RETURN = r"""
 applied_by:
   description:
     - What was done (in check mode, would be), one of V(none), V(start), V(runtime) and V(reload).
-    - In check mode, where the file of this run is not on disk, V(reload) stands for V(runtime), too. RV(autoscale.haproxy.haproxy_facts#module:ansible_facts)
+    - In check mode, where the file of this run is not on disk, V(reload) stands for V(runtime), too. M(autoscale.haproxy.haproxy_facts)
       says for the text which of the two it would be.
   returned: success
   type: str

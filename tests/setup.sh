@@ -2,7 +2,8 @@
 # SPDX-FileCopyrightText: The haproxy-autoscale contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# Gets a fresh Debian or Ubuntu machine ready: `tests/setup.sh demo` (the little that the demo needs) or `tests/setup.sh test` (everything).
+# Gets a fresh Debian or Ubuntu machine ready: `tests/setup.sh demo` (the little that the demo needs), `tests/setup.sh test` (everything)
+# or `tests/setup.sh docs` (what makes the site of the documents).
 # It says nothing and takes no time when everything is there, so each make target can call it.
 set -euo pipefail
 
@@ -110,8 +111,8 @@ fetch_promtool() {
 }
 
 case "$what" in
-    demo | test) ;;
-    *) fail "usage: tests/setup.sh demo|test" ;;
+    demo | test | docs) ;;
+    *) fail "usage: tests/setup.sh demo|test|docs" ;;
 esac
 mkdir -p .cache
 # Two targets at once would install into one folder.
@@ -133,6 +134,11 @@ install_venv() {
 if ! python="$(find_python 3.11 3.99)"; then
     install_venv || fail "without it there is no virtual environment."
     python="$(find_python 3.11 3.99)" || fail "still no Python that can make virtual environments."
+fi
+
+if [ "$what" = docs ]; then
+    environment .cache/venv-docs "$python" -r tests/requirements-docs.txt || fail "tests/requirements-docs.txt could not be installed, see above."
+    exit 0
 fi
 
 install_haproxy
