@@ -23,11 +23,8 @@ myst_heading_anchors = 6
 myst_all_links_external = False
 
 html_theme = "furo"
-html_theme_options = {
-    "source_repository": "https://github.com/haproxy-autoscale/haproxy-autoscale/",
-    "source_branch": "main",
-    "source_directory": "",
-}
+# A page of antsibull-docs has no source in the repository, so none has a button that leads to it.
+html_theme_options = {"top_of_page_buttons": []}
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_copy_source = False

@@ -33,7 +33,7 @@ RUN = re.compile(r"(?<=^<!-- a run of make demo -->\n).*?(?=^<!-- end of the run
 COLUMNS = (
     ("Server", 190, lambda line: line["svname"]),
     ("Status", 150, lambda line: f"{duration(line['lastchg'])} {line['status']}"),
-    ("LastChk", 130, lambda line: f"{line['check_status']} in {line['check_duration']}ms" if line["check_status"] else ""),
+    ("LastChk", 130, lambda line: f"{line['check_status']} in {line['check_duration']}ms" if line["check_duration"] else line["check_status"]),
     ("Wght", 55, lambda line: line["weight"]),
     ("Requests", 85, lambda line: line["req_tot"] or line["stot"]),
     ("2xx", 70, lambda line: line["hrsp_2xx"]),
