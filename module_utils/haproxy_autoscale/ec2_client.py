@@ -544,15 +544,21 @@ def _short(text: object) -> str:
 
 
 def _trim(model: dict[str, Any], service: str) -> None:
-    """Cut a service's model, which the loader gives to every client, to what is used here. Once more changes nothing."""
-    model["operations"] = {name: model["operations"][name] for name in _OPERATIONS[service]}
-    for shape, kept in _MEMBERS[service].items():
-        members = model["shapes"][shape]["members"]
-        model["shapes"][shape]["members"] = {name: member for name, member in members.items() if name in kept}
-    if service == "ec2":
+    """Cut a service's model, which the loader gives to every client, to what is used here. Once more changes nothing.
+
+    A model that is not as expected is left whole: then all is parsed, which takes longer and finds the same.
+    """
+    try:
+        operations = {name: model["operations"][name] for name in _OPERATIONS[service]}
+        cut = {shape: {name: member for name, member in model["shapes"][shape]["members"].items() if name in kept} for shape, kept in _MEMBERS[service].items()}
         # Text is checked and parsed here, so that a bad value excludes one instance and does not end the run; for times it is also ten times as fast.
-        for shape, member in _AS_TEXT:
-            model["shapes"][shape]["members"][member]["shape"] = "String"
+        for shape, member in _AS_TEXT if service == "ec2" and model["shapes"]["String"]["type"] == "string" else ():
+            cut[shape][member] = {**cut[shape][member], "shape": "String"}
+    except (AttributeError, KeyError, TypeError):
+        return
+    model["operations"] = operations
+    for shape, members in cut.items():
+        model["shapes"][shape]["members"] = members
 
 
 def _own_region(session: Session) -> str:

@@ -4,7 +4,7 @@
 """From EC2's answers to the instances of each security group, and the reasons for the rest.
 
 Pure functions on plain data: nothing here talks to anything. What AWS answers is the DescribeInstances result as botocore parses it
-(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html), except that times and numbers are still text.
+(https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html), except that times and numbers are usually still text.
 """
 
 from __future__ import annotations
@@ -544,6 +544,9 @@ def _state(instance: Mapping[str, Any]) -> object:
 
 def _launch_time(instance: Mapping[str, Any]) -> datetime:
     value = instance.get("LaunchTime")
+    if isinstance(value, datetime):
+        # By a model that could not be cut botocore has parsed it.
+        return value.astimezone(timezone.utc)
     try:
         if isinstance(value, str) and _LAUNCH_TIME.fullmatch(value):
             return datetime.fromisoformat(value[:19]).replace(tzinfo=timezone.utc)

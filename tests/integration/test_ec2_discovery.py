@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import pytest
 from ec2_endpoint import REGION, Answer, Ec2Endpoint, error, instance, interface, many, page, security_group
 from ec2_module import ROOT, Result, run_module
@@ -39,6 +40,31 @@ def ec2() -> Iterator[Ec2Endpoint]:
 
 def run(server: MotoAws | Ec2Endpoint, environment: dict[str, str] | None = None, **options: Any) -> Result:
     return run_module({**server.environment, **(environment or {})}, **{"security_groups": ["webheads"], "retries": 0, "timeout": 5, **options})
+
+
+# --- botocore's model of EC2 ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("surprise", ["a shape has another name", "a shape is text", "there are no such operations"])
+def test_a_model_that_is_not_as_expected_is_used_whole_and_finds_the_same(ec2: Ec2Endpoint, tmp_path: Path, surprise: str) -> None:
+    """As a later botocore may have it, by botocore's own way to be given another model."""
+    ec2.regions[REGION] = many(12)
+    usual = run(ec2, min_age=60)
+    loader = botocore.session.Session().get_component("data_loader")
+    version = loader.determine_latest_version("ec2", "service-2")
+    model = loader.load_service_model("ec2", "service-2", version)
+    if surprise == "a shape has another name":
+        model = json.loads(json.dumps(model).replace('"InstanceNetworkInterfaceAttachment"', '"AttachmentOfAnInterface"'))
+    elif surprise == "a shape is text":
+        model["shapes"]["InstanceStatusSummary"] = {"type": "string"}
+    else:
+        del model["operations"]["DescribeNetworkInterfaces"]
+    folder = tmp_path / "ec2" / version
+    folder.mkdir(parents=True)
+    (folder / "service-2.json").write_text(json.dumps(model))
+    found = run(ec2, {"AWS_DATA_PATH": str(tmp_path)}, min_age=60)
+    assert found["ansible_facts"] == usual["ansible_facts"]
+    assert len(found.ids("webheads")) == 12
 
 
 # --- moto: groups, filters, states ------------------------------------------------------------------------------------
