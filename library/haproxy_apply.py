@@ -196,13 +196,11 @@ changed_servers:
   type: dict
 """
 
-import os
-
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.haproxy_autoscale.haproxy_change import Wish, apply
 from ..module_utils.haproxy_autoscale.haproxy_inspect import Definition
-from ..module_utils.haproxy_autoscale.haproxy_process import find_binary
+from ..module_utils.haproxy_autoscale.haproxy_process import find_binary, leave_aws_out
 from ..module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan, find_service_command, runner
 from ..module_utils.haproxy_autoscale.haproxy_state import StateError
 
@@ -238,9 +236,7 @@ def main() -> None:
     )
     params = module.params
 
-    # A HAProxy that is started here would keep the environment of this run for its life, for whoever may ask its sockets: no keys of AWS's.
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
+    leave_aws_out()
     run = runner(module.run_command)
     for option, least in (("reload_timeout", 1), ("drain_timeout", 0), ("check_timeout", 0)):
         if params[option] < least:

@@ -412,6 +412,7 @@ ansible_facts:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.haproxy_autoscale.haproxy_inspect import Definition
+from ..module_utils.haproxy_autoscale.haproxy_process import leave_aws_out
 from ..module_utils.haproxy_autoscale.haproxy_reload import runner
 from ..module_utils.haproxy_autoscale.haproxy_report import Candidate, report
 from ..module_utils.haproxy_autoscale.haproxy_state import StateError
@@ -447,6 +448,7 @@ def main() -> None:
         supports_check_mode=True,
     )
 
+    leave_aws_out()
     run = runner(module.run_command)
     processes = {}
     for entry in module.params["candidates"]:

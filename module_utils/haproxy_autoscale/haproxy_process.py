@@ -192,6 +192,16 @@ _OF_THE_PROCESS = re.compile(
 )
 
 
+def leave_aws_out() -> None:
+    """Take the variables AWS_* out of the environment of this module, before it runs HAProxy.
+
+    A HAProxy that is started would keep the environment of the run for its life, for whoever may ask its sockets: no keys of AWS's. And a
+    text is judged with what HAProxy will be started with.
+    """
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+
+
 def environment(pid: int) -> dict[str, str] | None:
     """The environment that the process `pid` was started with, without what is its own (proc(5)); None when it cannot be read,
     as another user's."""

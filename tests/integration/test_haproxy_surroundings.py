@@ -22,6 +22,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_state import StateError
 from backends import Backends
 from balancer import Balancer
+from ec2_module import run_module
 from haproxy_binaries import binaries
 from test_haproxy_apply import definition, do, run
 
@@ -51,6 +52,19 @@ def web() -> Iterator[Backends]:
 def judge(balancer: Balancer, text: str, **more: Any) -> dict[str, Any]:
     candidate = Candidate(text, True, 50, 0, 0, 0, 0)
     return dict(report(definition(balancer, **more), candidate, False, run)["candidate"])
+
+
+def test_a_text_is_judged_with_what_haproxy_is_started_with(balancer: Balancer, web: Backends) -> None:
+    """The run has keys, a region and an endpoint of AWS's. A HAProxy that it starts gets none of them."""
+    text = balancer.text(f"s1 127.0.7.1:{web.port}").replace(f":{balancer.port}", ":${AWS_PORT}")
+    assert "${AWS_PORT}" in text
+    places = {"config_path": balancer.config, "binary": balancer.binary, "pid_file": balancer.pid_file, "state_dir": balancer.state, "service_name": ""}
+    candidate = {**{name: str(place) for name, place in places.items()}, "text": text}
+    found = run_module({"AWS_PORT": str(balancer.port)}, module="haproxy_facts", candidates=[candidate], gather_servers=False)
+    judged = found["ansible_facts"]["haproxy_processes"]["haproxy"]["candidate"]
+    assert not judged["accepted"]
+    started = run_module({"AWS_PORT": "1"}, module="haproxy_facts", candidates=[{**candidate, "text": text.replace("${AWS_PORT}", str(balancer.port))}])
+    assert started["ansible_facts"]["haproxy_processes"]["haproxy"]["candidate"]["accepted"]
 
 
 def parts(balancer: Balancer, web: Backends) -> tuple[str, str]:
