@@ -158,6 +158,7 @@ def test_interrupted(folder: Path, start: Start, moment: str, number: signal.Sig
     assert_nothing_left(folder)
 
 
+@pytest.mark.full
 def test_a_broken_role_is_told(folder: Path, start: Start, tmp_path: Path) -> None:
     for name in ("library", "module_utils", "playbooks", "roles", "templates", "tests/demo", "tests/support", "ansible.cfg"):
         target = tmp_path / name

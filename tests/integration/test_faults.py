@@ -239,6 +239,7 @@ def test_an_invalid_template_is_shown_and_nothing_is_touched(stage: Scene) -> No
     assert heals(stage, 1, 2, 3)
 
 
+@pytest.mark.full
 def test_a_broken_edit_in_the_static_part_is_refused_with_haproxys_words(stage: Scene) -> None:
     """In a template of the operator's own, and in the lines that ours takes: HAProxy's words, with the line's own."""
     template(stage, "")

@@ -398,88 +398,95 @@ def test_on_an_instance_all_comes_by_imdsv2_and_nothing_by_imdsv1(stage: Stage) 
 
 
 # Option, wrong value, and what the message must say besides the option's name.
-WRONG: list[tuple[str, Any, str]] = [
-    ("security_groups", [], "haproxy_autoscale_security_groups"),
+Wrong = list[tuple[str, Any, str]]
+# Options, a wrong value of each, and what is said of it. Those that are refused at one place are wrong at once: each has its sentence there.
+WRONG_BY_SPECIFICATION: Wrong = [
+    ("services", [{"name": "a", "security_groups": ["w"], "prot": 80}], "prot"),
+    ("maximum_removed_percent", "half", "haproxy_autoscale_maximum_removed_percent"),
+    ("apply_strategy", "never", "haproxy_autoscale_apply_strategy must be one of: auto, reload, runtime_only, got: never"),
+    ("reload_method", "restart", "haproxy_autoscale_reload_method"),
+    ("address", "public", "haproxy_autoscale_address"),
+    ("interface", {"device": 1}, "haproxy_autoscale_interface"),
+    ("address_rank", "third", "haproxy_autoscale_address_rank"),
+    ("states", ["alive"], "haproxy_autoscale_states"),
+    ("lifecycle", "healthy", "haproxy_autoscale_lifecycle"),
+    ("instance_status", "good", "haproxy_autoscale_instance_status"),
+    ("sources", [{"regoins": ["eu-west-1"]}], "regoins"),
+]
+WRONG_BY_PREFLIGHT: Wrong = [
     ("textfile", "/var/lib/metrics.txt", "haproxy_autoscale_textfile must be an absolute path without spaces that ends in .prom"),
     ("change_log", "changes.log", "haproxy_autoscale_change_log must be an absolute path"),
     ("confirm_runs", 1, "haproxy_autoscale_confirm_runs must be 0 (never) or at least 2"),
-    ("reload_interval", -1, "haproxy_autoscale_reload_interval"),
-    ("maximum_old_workers", -1, "haproxy_autoscale_maximum_old_workers"),
+    ("reload_interval", -1, "haproxy_autoscale_reload_interval must"),
+    ("maximum_old_workers", -1, "haproxy_autoscale_maximum_old_workers must"),
     ("stats_user", "ops:x", "haproxy_autoscale_stats_user must be one line, without the colon"),
-    ("config_files", ["/etc/other.cfg"], "haproxy_autoscale_config_files"),
+    ("config_files", ["/etc/other.cfg"], "haproxy_autoscale_config_files must"),
+    ("maximum_removed_percent", 101, "haproxy_autoscale_maximum_removed_percent must be 0 to 100, and is '101'"),
+    ("minimum_instances", -1, "haproxy_autoscale_minimum_instances must"),
+    ("confirm_missing_runs", 0, "haproxy_autoscale_confirm_missing_runs must be at least 1, and is '0'"),
+    ("maximum_outage", -1, "haproxy_autoscale_maximum_outage must be 0 seconds or more"),
+    ("complete_lifecycle_action", "a hook", "haproxy_autoscale_complete_lifecycle_action must be the name of a lifecycle hook"),
+    ("drain_timeout", -1, "haproxy_autoscale_drain_timeout must"),
+    ("check_timeout", -1, "haproxy_autoscale_check_timeout must"),
+    ("retry_failed", -1, "haproxy_autoscale_retry_failed must"),
+    ("reload_timeout", 0, "haproxy_autoscale_reload_timeout must"),
+    ("name", "../evil", "haproxy_autoscale_name must"),
+    ("config_path", "haproxy.cfg", "haproxy_autoscale_config_path must"),
+    ("config_mode", "rw", "haproxy_autoscale_config_mode must"),
+    ("state_dir", "state", "haproxy_autoscale_state_dir must"),
+    ("hard_stop_after", "soon", "haproxy_autoscale_hard_stop_after must"),
+    ("timeout_http_request", "soon", "haproxy_autoscale_timeout_http_request must"),
+    ("timeout_client", "0", "haproxy_autoscale_timeout_client must"),
+    ("maxconn", -5, "haproxy_autoscale_maxconn must"),
+    ("template", "no-such.cfg.j2", "haproxy_autoscale_template must"),
+]
+WRONG_ALONE: Wrong = [
+    ("security_groups", [], "haproxy_autoscale_security_groups"),
     ("security_groups", ["sg-xyz"], "sg-xyz"),
     ("services", [{"name": "a b", "security_groups": ["webheads"]}], "haproxy_autoscale_services"),
     ("services", [{"name": "web"}], "security_groups"),
     ("services", [{"name": "a", "security_groups": ["w"]}] * 2, "different names"),
     ("services", [{"name": "a", "security_groups": ["w"], "mode": "udp"}], "udp"),
-    ("services", [{"name": "a", "security_groups": ["w"], "prot": 80}], "prot"),
     ("services", [{"name": "a", "security_groups": ["w"], "port": "http"}], "port"),
     ("services", [{"name": "a", "security_groups": ["w"], "port": 70000}], "haproxy_autoscale_services"),
     ("services", [{"name": "a", "security_groups": [], "port": 80}], "haproxy_autoscale_services"),
     ("services", [{"name": "a", "security_groups": ["w"], "bind": []}], "haproxy_autoscale_services"),
-    ("maximum_removed_percent", 101, "haproxy_autoscale_maximum_removed_percent must be 0 to 100, and is '101'"),
     ("maximum_removed_percent", -1, "haproxy_autoscale_maximum_removed_percent"),
-    ("maximum_removed_percent", "half", "haproxy_autoscale_maximum_removed_percent"),
-    ("minimum_instances", -1, "haproxy_autoscale_minimum_instances"),
-    ("confirm_missing_runs", 0, "haproxy_autoscale_confirm_missing_runs must be at least 1, and is '0'"),
-    ("maximum_outage", -1, "haproxy_autoscale_maximum_outage must be 0 seconds or more"),
-    ("complete_lifecycle_action", "a hook", "haproxy_autoscale_complete_lifecycle_action must be the name of a lifecycle hook"),
     ("complete_lifecycle_action", "drain", "haproxy_autoscale_complete_lifecycle_action must have haproxy_autoscale_lifecycle 'in_service' with it"),
     ("min_age", -1, "min_age"),
-    ("drain_timeout", -1, "haproxy_autoscale_drain_timeout"),
-    ("check_timeout", -1, "haproxy_autoscale_check_timeout"),
-    ("retry_failed", -1, "haproxy_autoscale_retry_failed"),
-    ("reload_timeout", 0, "haproxy_autoscale_reload_timeout"),
-    ("apply_strategy", "never", "haproxy_autoscale_apply_strategy must be one of: auto, reload, runtime_only, got: never"),
-    ("reload_method", "restart", "haproxy_autoscale_reload_method"),
-    ("address", "public", "haproxy_autoscale_address"),
     ("interface", {"device_index": -1}, "interface: 'device_index -1' is negative"),
-    ("interface", {"device": 1}, "haproxy_autoscale_interface"),
-    ("address_rank", "third", "haproxy_autoscale_address_rank"),
     ("port_tag", "p" * 129, "port_tag: 'ppp"),
-    ("states", ["alive"], "haproxy_autoscale_states"),
-    ("lifecycle", "healthy", "haproxy_autoscale_lifecycle"),
     ("standalone_instances", "exclude", "standalone_instances: 'exclude' is for lifecycle in_service"),
-    ("instance_status", "good", "haproxy_autoscale_instance_status"),
-    ("sources", [{"regoins": ["eu-west-1"]}], "regoins"),
     ("assume_role_arn", ["role/far"], "assume_role_arn: 'role/far'"),
     ("external_id", "agreed", "external_id: it is for assuming a role"),
     ("role_session_name", "a/b", "role_session_name: 'a/b'"),
     ("regions", ["Ireland"], "Ireland"),
-    ("name", "../evil", "haproxy_autoscale_name"),
-    ("config_path", "haproxy.cfg", "haproxy_autoscale_config_path"),
-    ("config_mode", "rw", "haproxy_autoscale_config_mode"),
-    ("state_dir", "state", "haproxy_autoscale_state_dir"),
-    ("hard_stop_after", "soon", "haproxy_autoscale_hard_stop_after"),
-    ("timeout_http_request", "soon", "haproxy_autoscale_timeout_http_request"),
-    ("timeout_client", "0", "haproxy_autoscale_timeout_client"),
-    ("maxconn", -5, "haproxy_autoscale_maxconn"),
-    ("template", "no-such.cfg.j2", "haproxy_autoscale_template"),
     ("binary", "/no/such/haproxy", "/no/such/haproxy"),
     ("config_path", "/no/such/folder/haproxy.cfg", "there is no folder /no/such/folder"),
     ("endpoint_url", "ftp://example", "ftp://example"),
 ]
 
 
-@pytest.mark.parametrize("part", [0, 1], ids=["one half", "the other half"])
-def test_a_wrong_option_is_named_before_anything_is_touched(stage: Stage, tmp_path_factory: pytest.TempPathFactory, part: int) -> None:
+def test_a_wrong_option_is_named_before_anything_is_touched(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Many in one run of Ansible, since each would cost the start of it."""
-    cases = WRONG[part::2]
+    calls: list[Wrong] = [WRONG_BY_SPECIFICATION, WRONG_BY_PREFLIGHT, *([case] for case in WRONG_ALONE)]
     folder = tmp_path_factory.mktemp("wrong")
     stage.members(1)
     stage.variables.pop("haproxy_autoscale_services")
     tasks: list[dict[str, Any]] = []
-    for number, (option, value, _said) in enumerate(cases):
-        role = {"ansible.builtin.include_role": {"name": "haproxy_autoscale"}, "vars": {**stage.variables, f"haproxy_autoscale_{option}": value}}
-        message = f"case {number}: " + "{{ ansible_failed_result.msg | default(ansible_failed_result) }} :case"
+    for number, cases in enumerate(calls):
+        values = {f"haproxy_autoscale_{option}": value for option, value, _said in cases}
+        assert len(values) == len(cases)
+        role = {"ansible.builtin.include_role": {"name": "haproxy_autoscale"}, "vars": {**stage.variables, **values}}
+        message = f"call {number}: " + "{{ ansible_failed_result.msg | default(ansible_failed_result) }} :call"
         tasks.append({"block": [role], "rescue": [{"ansible.builtin.debug": {"msg": message}}]})
     playbook = folder / "site.yml"
     playbook.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
     (folder / "roles").symlink_to(ROOT / "roles")
     done = stage.balancer.run({}, playbook=playbook)
     assert done.status == 0, done.output
-    answers = {int(number): text for number, text in re.findall(r"case (\d+): (.*?) :case", done.text)}
-    unnamed = {str(case[:2]): answers.get(number) for number, case in enumerate(cases) if case[2] not in answers.get(number, "")}
+    answers = {int(number): text for number, text in re.findall(r"call (\d+): (.*?) :call", done.text)}
+    unnamed = {str(case[:2]): answers.get(number) for number, cases in enumerate(calls) for case in cases if case[2] not in answers.get(number, "")}
     assert not unnamed
     assert names(stage.balancer.folder) == ["variables.json"]
 

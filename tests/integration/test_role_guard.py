@@ -161,6 +161,7 @@ def test_a_stopped_haproxy_is_started_whatever_waits(stage: Stage) -> None:
     assert stage.serves(1, 2, 3)
 
 
+@pytest.mark.full
 def test_reloads_wait_while_too_many_old_workers_finish_their_connections(stage: Stage) -> None:
     stage.variables.update(haproxy_autoscale_timeout_client="10m", haproxy_autoscale_timeout_server="10m", haproxy_autoscale_drain_timeout=0)
     stage.variables["haproxy_autoscale_apply_strategy"] = "reload"

@@ -155,7 +155,7 @@ def verify_units(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("core", "mode"), [pytest.param("2.16", "pull", marks=pytest.mark.full), ("2.19", "fetch"), pytest.param("2.21", "fetch", marks=pytest.mark.full)]
+    ("core", "mode"), [pytest.param("2.16", "pull", marks=pytest.mark.full), pytest.param("2.19", "fetch", marks=pytest.mark.full), ("2.21", "fetch")]
 )
 def test_each_ansible_core_installs_what_the_other_tests_have(host: Host, core: str, mode: str) -> None:
     if core not in cores():
