@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import coverage
-
 ROOT = Path(__file__).resolve().parents[2]
 # Ansible's own wrapper does the same with a zip file; from 2.19 it also says how the arguments are serialized.
 _RUN = """
@@ -63,9 +61,6 @@ def run_module(environment: Mapping[str, str], *, module: str = "ec2_security_gr
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") and not name.lower().endswith("_proxy")}
     arguments = {"ANSIBLE_MODULE_ARGS": {"_ansible_remote_tmp": tempfile.gettempdir(), **options}}
-    if coverage.Coverage.current():
-        # Its own switch for a process that is to be measured like the one that starts it.
-        inherited["COVERAGE_PROCESS_START"] = str(ROOT / "pyproject.toml")
     with tempfile.TemporaryDirectory() as scratch:
         namespace = Path(scratch, "ansible_collections", "autoscale")
         namespace.mkdir(parents=True)
