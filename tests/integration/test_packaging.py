@@ -24,7 +24,7 @@ import ansible_cores
 import pytest
 import yaml
 from backends import Backends
-from balancer import ROOT, Balancer, Run
+from balancer import ROOT, Balancer, Run, free_port
 from haproxy_binaries import binaries
 from moto_aws import REGION, MotoAws
 
@@ -279,12 +279,26 @@ def by_ansible_runner(scene: Scene) -> Way:
 
 
 def by_ansible_pull(scene: Scene) -> Way:
+    """The README's line for cron, with the test's places for those of a system; what it would write to its log is what the test reads."""
+    line = re.search(r"^(?:\* ){5}root (flock .*) >>\S+ 2>&1$", README, re.MULTILINE)
+    settings = re.search(r"^```yaml\n(haproxy_autoscale_security_groups: .*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert line and settings
     # ansible-pull calls the commands beside it, and takes the path apart at its spaces: this checkout may have one.
     commands = scene.folder / "bin"
     commands.symlink_to(scene.core)
-    command: list[str | Path] = [commands / "ansible-pull", "-f", "-U", f"file://{scene.repository}", "-C", "main", "-d", scene.folder / "pulled"]
-    # ansible-pull makes an inventory of its own, in which localhost gets whatever Python is found; boto3 is in this one.
-    return scene.way(*command, "--extra-vars", "ansible_python_interpreter={{ ansible_playbook_python }}", "playbooks/update.yml")
+    # ansible-pull makes an inventory of its own, in which localhost gets whatever Python is found. This file names one that has boto3.
+    own = scene.folder / "own.yml"
+    own.write_text(settings.group(1).replace("127.0.0.1:8404", f"127.0.0.1:{free_port()}"))
+    places = {
+        "/run/haproxy-autoscale.lock": scene.folder / "lock",
+        "ansible-pull": commands / "ansible-pull",
+        "https://git.example.com/haproxy-autoscale.git": f"file://{scene.repository}",
+        "/var/cache/haproxy-autoscale": scene.folder / "pulled",
+        "@/etc/haproxy-autoscale.yml": f"@{own}",
+    }
+    words = shlex.split(line.group(1))
+    assert set(places) <= set(words)
+    return scene.way(*(places.get(word, word) for word in words))
 
 
 def by_roles_path(scene: Scene) -> Way:
