@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple, cast
+
+# Not from collections.abc: on Python 3.8 its names take no brackets when they are evaluated.
+from typing import Callable, Collection, Iterable, Mapping, NamedTuple, Sequence, cast
 
 from .haproxy_config import SECTIONS, split_line
 from .haproxy_socket import DRAIN, MAINTENANCE, Command, ServerState

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+
+# Not from collections.abc: on Python 3.8 its names take no brackets when they are evaluated.
+from typing import Callable, Iterable, Mapping, NamedTuple, Sequence
 
 from . import haproxy_process, haproxy_socket
 from .haproxy_inspect import Definition, Running, Surroundings, files_of, is_same_file, observe

@@ -13,8 +13,9 @@ import re
 import stat as stat_bits
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+
+# Not from collections.abc: on Python 3.8 its names take no brackets when they are evaluated.
+from typing import Any, Callable, Mapping, NamedTuple, Sequence
 
 from . import haproxy_binds, haproxy_config, haproxy_ids, haproxy_inspect, haproxy_plan, haproxy_process, haproxy_reload, haproxy_state
 from .haproxy_inspect import ConfigFile, Definition, Running, Surroundings
