@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
@@ -22,7 +22,7 @@ def _version_of(bin_dir: Path) -> str | None:
         return None
 
 
-@cache
+@lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8 has no shorter one)
 def cores() -> dict[str, Path]:
     """Version, as "2.19", to the folder that holds its ansible-playbook. The Python that runs this comes first, so that it wins."""
     found: dict[str, Path] = {}

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8 has no shorter one)
 def _ports() -> Iterator[int]:
     """The ports of this process of the tests, in an order of its own, round and round: none that another process of the tests has, none that
     the kernel gives to a connection, and none a second time soon. HAProxy shares a port with another HAProxy, and with another listener of its

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "haproxy"
@@ -35,7 +35,7 @@ def system_binary() -> str | None:
     return shutil.which("haproxy", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"]))
 
 
-@cache
+@lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8 has no shorter one)
 def binaries() -> dict[str, str]:
     """Version to path, oldest first, none too old. The system's binary wins over a fetched one of the same version."""
     candidates = [str(path) for path in CACHE.glob("*/haproxy")]

@@ -25,7 +25,7 @@ OPTIONS = ("regions", "lifecycle", "instance_status", "interface", "profile", "a
 def options_of(variables: Mapping[str, Any]) -> dict[str, Any]:
     """The options of ec2_iam_policy, from the role's variables; unset ones as the module has them."""
     defaults: dict[str, Any] = {**dict.fromkeys(OPTIONS), "lifecycle": "any", "instance_status": "any", "lifecycle_hook_name": ""}
-    given = {name.removeprefix("haproxy_autoscale_"): value for name, value in variables.items()}
+    given = {name.replace("haproxy_autoscale_", "", 1): value for name, value in variables.items()}
     hook = {"lifecycle_hook_name": given.get("complete_lifecycle_action", "")}
     return {**defaults, **{name: value for name, value in given.items() if name in OPTIONS}, **hook}
 

@@ -24,7 +24,7 @@ def parsed(text: str, prefix: str = "haproxy_autoscale_") -> dict[tuple[str, ...
     for family in text_string_to_metric_families(text):
         assert family.documentation and family.type in ("counter", "gauge"), family
         for sample in family.samples:
-            key = (sample.name.removeprefix(prefix), *sample.labels.values())
+            key = (sample.name.replace(prefix, "", 1), *sample.labels.values())
             assert key not in found, key
             found[key] = sample.value
     return found

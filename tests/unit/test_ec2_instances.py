@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import random
 import re
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -31,7 +31,7 @@ from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscal
 from hypothesis import given
 from hypothesis import strategies as st
 
-NOW = datetime(2026, 2, 3, 12, 0, 0, tzinfo=UTC)
+NOW = datetime(2026, 2, 3, 12, 0, 0, tzinfo=timezone.utc)
 WEB = {"GroupId": "sg-00000001", "GroupName": "webheads"}
 SSH = {"GroupId": "sg-00000002", "GroupName": "ssh"}
 REGION = "eu-west-1"

@@ -14,8 +14,8 @@ import json
 import random
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -38,7 +38,7 @@ from botocore.session import Session
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-NOW = datetime(2026, 2, 3, 12, 0, 0, tzinfo=UTC)
+NOW = datetime(2026, 2, 3, 12, 0, 0, tzinfo=timezone.utc)
 HOSTILE = [
     "",
     " ",
@@ -89,7 +89,7 @@ NEVER_MISSING = {"DescribeInstancesResult.Reservations", "Reservation.Instances"
 SETTING_TAGS = {"port": "Port", "weight": "Weight", "backup": "Backup", "maxconn": "Maxconn"}
 
 
-@cache
+@lru_cache(maxsize=None)
 def answer_shape() -> Shape:
     """DescribeInstancesResult, of botocore's model as the discovery cuts it."""
     session = Session()
@@ -276,7 +276,7 @@ def judged(instance: Mapping[str, Any], group: str, query: Query, excluded: froz
         raise Out
     if not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", launched, re.ASCII):
         raise Out
-    if datetime.fromisoformat(launched[:19]).replace(tzinfo=UTC) + timedelta(seconds=query.min_age) > NOW and query.min_age:
+    if datetime.fromisoformat(launched[:19]).replace(tzinfo=timezone.utc) + timedelta(seconds=query.min_age) > NOW and query.min_age:
         raise Out
     if not re.fullmatch("[a-z0-9-]{1,64}", instance.get("Placement", {}).get("AvailabilityZone", "")):
         raise Out
@@ -303,10 +303,9 @@ def judged(instance: Mapping[str, Any], group: str, query: Query, excluded: froz
     raise Out
 
 
-Rules = tuple[dict[str, dict[str, tuple[str, str, dict[str, object]]]], dict[str, list[str]]]
-
-
-def by_the_rules(instances: list[dict[str, Any]], query: Query, excluded: frozenset[str], tagged: frozenset[str]) -> Rules:
+def by_the_rules(
+    instances: list[dict[str, Any]], query: Query, excluded: frozenset[str], tagged: frozenset[str]
+) -> tuple[dict[str, dict[str, tuple[str, str, dict[str, object]]]], dict[str, list[str]]]:
     """The usable instances of each group with what is told of them, and those that are left out; Riddle where it is an error."""
     usable: dict[str, dict[str, tuple[str, str, dict[str, object]]]] = {group: {} for group in query.groups}
     out: dict[str, list[str]] = {group: [] for group in query.groups}

@@ -42,9 +42,9 @@ def test_without_a_list_there_is_one_source_of_the_modules_own_options() -> None
 
 def test_an_entry_says_instead_of_the_module_and_what_it_does_not_say_the_module_does() -> None:
     options = {"profile": "web", "assume_role_arn": [HUB], "external_id": "agreed", "role_session_name": "lb"}
-    options |= {"regions": ["eu-west-1"], "vpc_id": "vpc-00000001"}
+    options.update(regions=["eu-west-1"], vpc_id="vpc-00000001")
     own = {"profile": "far", "assume_role_arn": [FAR], "external_id": "other", "role_session_name": "far-lb"}
-    own |= {"regions": ["us-east-1"], "vpc_id": "vpc-00000002"}
+    own.update(regions=["us-east-1"], vpc_id="vpc-00000002")
     inherits, says = sources({}, {**own, "security_groups": ["db"]}, **options)
     assert inherits == Source(0, " (sources[0])", False, "web", (HUB,), "agreed", "lb", ("eu-west-1",), ("webheads", "db"), "vpc-00000001")
     assert says == Source(1, " (sources[1])", False, "far", (FAR,), "other", "far-lb", ("us-east-1",), ("db",), "vpc-00000002")

@@ -9,6 +9,7 @@ import ast
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,7 @@ def test_the_file_is_replaced_whole_and_everybody_may_read_it(tmp_path: Path) ->
         metrics.write_textfile(str(tmp_path / "no" / "a.prom"), [run()], 1, 1)
 
 
+@pytest.mark.skipif(sys.version_info < (3, 9), reason="ast.unparse came with 3.9")
 def test_each_reason_of_the_discovery_has_a_word_of_its_own() -> None:
     """Also one that is new: the sentences are taken from the code."""
     reasons = []
