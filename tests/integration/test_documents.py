@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -298,7 +299,7 @@ def test_the_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
     # Neighbouring pieces of a text are one text, and what is put into it stands as an ellipsis.
     code = re.sub(r'" f?"', "", code)
     # Said by others: HAProxy, Ansible, botocore and EC2.
-    others = {"could not resolve address", "is undefined", "Failed to import the required Python library (boto3)"}
+    others = {"could not resolve address", "is undefined", "has no attribute", "Failed to import the required Python library (boto3)"}
     others |= {"failed:", "UnauthorizedOperation", "NoCredentialsError", "RequestLimitExceeded", "MetadataRetrievalError", "ProfileNotFound", "AuthFailure"}
     others |= {"AccessDenied", "RegionDisabledException"}
     others |= {"RequestExpired", "SignatureDoesNotMatch", "ExpiredToken", "ResponseParserError", "PaginationError", "ReadTimeoutError", "ConnectTimeoutError"}
@@ -308,3 +309,30 @@ def test_the_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
     for message in found:
         for piece in re.split(r"\s*…\s*|(?<=failed:) |(?<=attempts:) ", message):
             assert piece in others or piece.strip(" .:,") in code or not piece, f"{message}: {piece!r}"
+
+
+def strings(statement: ast.stmt) -> str:
+    """The texts in a test's source, without those that are only said to the reader."""
+    said = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}
+    found = [node.value for node in ast.walk(statement) if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said]
+    # One that is a pattern has backslashes.
+    return "\n".join(" ".join(text.replace("\\", "").split()) for text in found)
+
+
+def test_each_message_of_the_troubleshooting_page_is_provoked_by_a_test() -> None:
+    """As far as that can be seen without running them: all of its words stand in one test, or in what one is given."""
+    paths = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
+    tests = [strings(statement) for path in paths for statement in ast.parse(path.read_text()).body]
+    pieces = {message: [piece.strip(" .:,'") for piece in re.split(r"…|(?:failed|attempts): ", message)] for message in messages()}
+    pieces = {message: [piece for piece in found if len(piece) > 3] for message, found in pieces.items()}
+
+    def provokes(test: str, message: str) -> bool:
+        return all(piece in test for piece in pieces[message])
+
+    untold = []
+    for message in pieces:
+        # Where one message holds another's words, a test of the longer one says nothing of the shorter.
+        longer = [other for other in pieces if other != message and provokes("\n".join(pieces[other]), message)]
+        if not any(provokes(test, message) and not any(provokes(test, other) for other in longer) for test in tests):
+            untold.append(message)
+    assert untold == []

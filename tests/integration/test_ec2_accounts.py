@@ -100,6 +100,8 @@ def test_a_role_that_cannot_be_assumed_fails_all_before_any_instance_is_asked_fo
     denied = query_error(403, "AccessDenied", "User: arn:aws:iam::111122223333:user/x is not authorized to perform: sts:AssumeRole")
     ec2.fault("AssumeRole", denied)
     assert_failed(run(ec2, {}, {"assume_role_arn": [FAR]}), f"AssumeRole of {FAR} in eu-west-1 (sources[1]) failed: AccessDenied: User: ")
+    ec2.fault("AssumeRole", query_error(403, "RegionDisabledException", "STS is not activated in this region for account:111122223333."))
+    assert_failed(run(ec2, {}, {"assume_role_arn": [FAR]}), f"AssumeRole of {FAR} in eu-west-1 (sources[1]) failed: RegionDisabledException: STS is not")
     assert ec2.count("DescribeInstances") == 0
 
 

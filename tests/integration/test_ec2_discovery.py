@@ -494,7 +494,7 @@ def test_a_host_that_is_no_instance_gets_an_error_that_names_the_option(ec2: Ec2
     for environment in (on_an_instance(ec2), {"AWS_DEFAULT_REGION": ""}):
         result = run(ec2, environment)
         assert result.failed
-        assert result.message.startswith("regions: none is given")
+        assert result.message.startswith("regions: none is given, none is in AWS_REGION, AWS_DEFAULT_REGION or the profile")
     assert ec2.metadata_requests == [("PUT", "/latest/api/token", False)]
 
 

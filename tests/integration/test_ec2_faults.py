@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -239,7 +240,7 @@ def test_hostile_text_in_any_field_reaches_no_fact(ec2: Ec2Endpoint) -> None:
 def test_hostile_text_for_a_vpc_fails_in_one_line(ec2: Ec2Endpoint) -> None:
     ec2.regions[REGION][1] = [instance("i-0000000b", interface(vpc=f"vpc-00000001{HOSTILE}"))]
     result = run(ec2)
-    assert_failed(result, "names a security group in each of several VPCs")
+    assert_failed(result, "names a security group in each of several VPCs of eu-west-1: ")
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", result.message)
 
 
@@ -295,6 +296,21 @@ def test_a_port_where_nothing_listens_fails(ec2: Ec2Endpoint) -> None:
         closed.bind(("127.0.0.1", 0))
         result = run(ec2, endpoint_url=f"http://127.0.0.1:{closed.getsockname()[1]}")
     assert_failed(result, "DescribeInstances in eu-west-1", "EndpointConnectionError")
+
+
+def test_a_connection_that_does_not_come_about_fails_by_the_timeout(ec2: Ec2Endpoint) -> None:
+    with socket.socket() as full, socket.socket() as first:
+        # The kernel lets one wait for whoever is slow to accept, and drops what the next sends.
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        first.connect(full.getsockname())
+        result = run(ec2, endpoint_url=f"http://127.0.0.1:{full.getsockname()[1]}", timeout=1)
+    assert_failed(result, "DescribeInstances in eu-west-1 failed: ConnectTimeoutError")
+
+
+def test_without_boto3_its_name_and_this_python_are_said(ec2: Ec2Endpoint, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['botocore'] = None\n")
+    assert_failed(run(ec2, {"PYTHONPATH": str(tmp_path)}), "Failed to import the required Python library (boto3)", sys.executable)
 
 
 def make_certificate(folder: Path, name: str) -> Path:

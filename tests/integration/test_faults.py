@@ -249,9 +249,8 @@ def test_a_broken_edit_in_the_static_part_is_refused_with_haproxys_words(stage: 
     with nothing_happens(stage):
         assert refused(
             stage.run(haproxy_autoscale_template=own),
-            "HAProxy does not accept the configuration",
+            f"Refused: HAProxy does not accept the configuration that {own} gives.",
             "dontlognul",
-            own,
             f"{stage.balancer.config} and the running HAProxy are untouched",
         )
         assert refused(stage.run(haproxy_autoscale_global_lines=["such is no keyword"]), "unknown keyword 'such'", "are untouched")
@@ -267,7 +266,7 @@ def test_a_template_that_renders_no_backend_is_refused(stage: Scene) -> None:
     with nothing_happens(stage):
         assert refused(
             stage.run(haproxy_autoscale_template=own),
-            "backend webheads would lose all of its 2 servers",
+            "Refused: backend webheads would lose all of its 2 servers",
             "are untouched",
         )
     assert heals(stage, 1, 2, 3)

@@ -183,7 +183,7 @@ def test_the_service_manager_reloads_and_its_word_alone_is_no_proof(balancer: Ba
     systemctl = balancer.folder / "systemctl"
     systemctl.write_text("#!/bin/sh\nexit 0\n")
     systemctl.chmod(0o755)
-    with pytest.raises(ApplyError, match="not proven within 1 s"):
+    with pytest.raises(ApplyError, match="but not proven within 1 s: "):
         do(balancer, "service", service_command=[str(systemctl)], timeout=1)
     # What a unit's ExecReload does (haproxy.service: check, then SIGUSR2 to the master).
     systemctl.write_text(f'#!/bin/sh\ntest "$1 $2" = "reload haproxy" && kill -USR2 {balancer.pid()}\n')
@@ -192,11 +192,29 @@ def test_the_service_manager_reloads_and_its_word_alone_is_no_proof(balancer: Ba
     assert balancer.reached() == {"127.0.2.2"}
 
 
-def test_a_service_that_nobody_knows_is_named(balancer: Balancer, web: Backends) -> None:
-    balancer.start(balancer.text(*servers(web, 1)))
+def test_a_way_that_is_not_there_is_named_and_another_is_not_taken(balancer: Balancer, web: Backends) -> None:
+    balancer.start(balancer.text(*servers(web, 1)), master=False)
+    worker = balancer.worker()
     balancer.config.write_text(balancer.text(*servers(web, 2)))
     with pytest.raises(ApplyError, match="no service manager knows service_name 'haproxy'"):
         do(balancer, "service")
+    with pytest.raises(ApplyError, match="reload_method is master_socket, but the master cannot be asked: "):
+        do(balancer, "master_socket")
+    assert balancer.worker() == worker
+
+
+def test_a_file_that_was_spoilt_since_it_was_judged_is_put_back_and_nobody_drained(balancer: Balancer, web: Backends) -> None:
+    """It was accepted before it was written; this is the third look, at the file in its place."""
+    good = balancer.text(*servers(web, 1, 2))
+    balancer.config.write_text(good)
+    do(balancer)
+    worker = balancer.worker()
+    balancer.config.write_text(balancer.text(*servers(web, 2), "s3 no-such-host.invalid:80"))
+    with pytest.raises(ApplyError, match=rf"^HAProxy does not accept {balancer.config}: ") as failure:
+        do(balancer)
+    assert "could not resolve address 'no-such-host.invalid'" in str(failure.value)
+    assert (balancer.config.read_text(), balancer.worker()) == (good, worker)
+    assert set(balancer.admin_states().values()) == {0}
 
 
 def test_a_process_that_executes_its_program_anew_is_found_all_the_same(tmp_path: Path) -> None:
@@ -227,8 +245,9 @@ def test_a_reload_that_fails_leaves_the_old_process_and_the_last_good_file(balan
     with pytest.raises(ApplyError, match="is the last good file again") as failure:
         do(balancer)
     if balancer.binary_version.startswith("2.6") and master:
-        assert "failed reload" in str(failure.value)
+        assert "HAProxy's master counts a failed reload; the old worker goes on" in str(failure.value)
     else:
+        assert ("HAProxy refused the reload: " in str(failure.value)) is master
         assert UNBINDABLE in str(failure.value)
     assert balancer.config.read_bytes() == good
     assert balancer.worker() == worker
@@ -399,9 +418,11 @@ def test_a_run_waits_for_another_ones_lock_and_then_leaves(balancer: Balancer, w
     balancer.state.mkdir()
     with (balancer.state / "haproxy.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(StateError, match="another run"):
+        with pytest.raises(StateError, match=r"haproxy\.lock is held: another run is applying a configuration, waited 1 s"):
             do(balancer, timeout=1)
         assert balancer.worker() == worker
+    with pytest.raises(StateError, match="the state folder cannot be used: /dev/null/state/"):
+        do(balancer, state_dir="/dev/null/state")
     # The lock's file stays, and says nothing: what counts is who holds it.
     assert do(balancer)["applied_by"] == "reload"
 

@@ -198,7 +198,7 @@ def test_when_no_newcomer_passes_its_check_the_old_servers_stay_until_one_does(b
         balancer.config.write_text(text(balancer, web, 8, 9))
         result = do(balancer, check_timeout=1)
         assert result["applied_by"] == "none"
-        assert "no other server of web passes its check yet" in result["warnings"][0]
+        assert "no other server of web passes its check yet, so the servers that go stay for this run" in result["warnings"][0]
         assert (balancer.worker(), reached(balancer, 1, 2)) == (worker, True)
         assert not is_in_force(balancer)[0]
         # However often it is tried.
@@ -470,10 +470,10 @@ def test_a_haproxy_that_is_not_root_reads_the_server_state_or_the_run_says_that_
         assert (result["warnings"], kept, clients.failures()) == ([], True, {})
         assert (state_file.stat().st_uid, state_file.stat().st_mode & 0o777) == (pwd.getpwnam("nobody").pw_uid, 0o600)
     else:
-        why = f"because the user nobody, as whom HAProxy runs, cannot read {state_file}"
+        why = f"the user nobody, as whom HAProxy runs, cannot read {state_file}"
         assert result["warnings"] == [
-            f"web/s9 get requests before their first passed check, {why}",
-            f"what was set by hand or known to be dead is forgotten for web/s1, {why}",
+            f"web/s9 get requests before their first passed check, because {why}",
+            f"what was set by hand or known to be dead is forgotten for web/s1, because {why}",
         ]
         # What is said is true.
         assert not kept

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.template import trust_as_template
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import Definition
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_report import Candidate, report
 from ansible_collections.autoscale.haproxy.plugins.modules.ec2_complete_lifecycle_action import ARGUMENT_SPEC
@@ -232,7 +233,8 @@ def test_an_outage_of_the_api_fails_no_run_for_as_long_as_is_said(stage: Stage) 
     assert done.status != 0
     assert "InternalError" in done.text
     began_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began - 600))
-    assert f"since {began_at}. That is longer than is allowed (haproxy_autoscale_maximum_outage is 600 seconds)" in done.text
+    longer = r"That is longer than is allowed \(haproxy_autoscale_maximum_outage is 600 seconds\)"
+    assert re.search(rf"So it has been for \d+ seconds, since {began_at}\. {longer}", done.text)
     stage.aws.heal()
     stage.apply(1, 2, 3)
     assert noted(stage, "outage") is None
@@ -293,6 +295,26 @@ def test_the_lifecycle_action_is_completed_once_the_last_request_has_ended_and_n
     (told,) = [request.parameters for request in stage.aws.requests if request.operation == "CompleteLifecycleAction"]
     assert told["InstanceId"] == instance_id(2)
     assert (told["AutoScalingGroupName"], told["LifecycleHookName"], told["LifecycleActionResult"]) == ("web", "drained", "CONTINUE")
+
+
+def test_who_waits_for_another_hook_is_named_and_nobody_else() -> None:
+    (task,) = [task for task in yaml.safe_load((ROOT / "roles/haproxy_autoscale/tasks/complete.yml").read_text()) if "nothing to complete" in task["name"]]
+
+    def said(*completed: int) -> tuple[str, str]:
+        of_run = {
+            "haproxy_autoscale_complete_lifecycle_action": "drained",
+            "__haproxy_autoscale_completed": [{"instance_id": instance_id(number)} for number in (1, 2)],
+            "__haproxy_autoscale_told": {"completed": [instance_id(number) for number in completed]},
+        }
+        given = {**of_run, "__haproxy_autoscale_ids": trust_as_template(task["vars"]["__haproxy_autoscale_ids"])}
+        given["__haproxy_autoscale_some"] = trust_as_template(task["vars"]["__haproxy_autoscale_some"])
+        return words("{{ " + task["when"] + " }}", **given), words(task["ansible.builtin.debug"]["msg"], **given)
+
+    assert said(1, 2)[0] == "False"
+    assert said(1) == (
+        "True",
+        f"No process has {instance_id(2)} any more, and Auto Scaling waits for no hook drained of theirs: it waits for another one, or the name is wrong",
+    )
 
 
 def test_the_lifecycle_action_is_completed_with_what_the_instances_were_found_with() -> None:

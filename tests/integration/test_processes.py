@@ -333,7 +333,8 @@ def test_two_processes_never_share_a_port(host: Host) -> None:
     host.others["the_port_of_internal"] = host.processes["public"].port
     done = host.play(a_list)
     assert done.status != 0
-    assert f"internal: Refused: it would listen on 127.0.0.1:{host.processes['public'].port}, as another entry" in done.text
+    place = f"127.0.0.1:{host.processes['public'].port}"
+    assert f"internal: Refused: it would listen on {place}, as another entry of haproxy_autoscale_processes does." in done.text
     assert not host.processes["internal"].config.exists()
     assert host.processes["public"].reached() == {address(1)}
 
@@ -347,6 +348,7 @@ def test_a_template_that_fails_once_brings_no_process_the_text_of_another(host: 
     done = host.play(a_list)
     assert again.exists()
     assert done.status != 0
+    assert "own.cfg.j2 failed, and did not when it was run once more. Nothing is changed." in done.text
     assert not host.processes["internal"].config.exists()
     assert host.processes["public"].reached() == {address(1)}
 

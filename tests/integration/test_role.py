@@ -122,7 +122,7 @@ def test_where_no_reload_may_be_made_what_takes_one_is_refused_before_the_file_i
     for arguments in ([], ["--check"]):
         done = stage.run(*arguments, **runtime_only, **more)
         assert done.status != 0
-        assert "Refused: haproxy_autoscale_apply_strategy is runtime_only, and it takes a reload" in done.text
+        assert "Refused: haproxy_autoscale_apply_strategy is runtime_only, and it takes a reload to bring HAProxy to this configuration: " in done.text
         assert "frontend webheads-in: another line than a server's" in done.text
         assert "haproxy.cfg and the running HAProxy are untouched" in done.text
         assert done.recap["changed"] == 0
@@ -461,7 +461,7 @@ WRONG_ALONE: Wrong = [
     ("external_id", "agreed", "external_id: it is for assuming a role"),
     ("role_session_name", "a/b", "role_session_name: 'a/b'"),
     ("regions", ["Ireland"], "Ireland"),
-    ("binary", "/no/such/haproxy", "/no/such/haproxy"),
+    ("binary", "/no/such/haproxy", "binary: no HAProxy program at /no/such/haproxy"),
     ("config_path", "/no/such/folder/haproxy.cfg", "there is no folder /no/such/folder"),
     ("endpoint_url", "ftp://example", "ftp://example"),
 ]

@@ -14,6 +14,7 @@ import pytest
 from backends import Backends
 from balancer import Run
 from ec2_endpoint import Ec2Endpoint
+from ec2_module import run_module
 from haproxy_binaries import binaries
 from prometheus import Watch
 from stage import Stage, address, instance_id, one
@@ -26,6 +27,15 @@ def stage(tmp_path: Path, web: Backends, aws: Ec2Endpoint) -> Iterator[Stage]:
     made = Stage(tmp_path, NEWEST[0], web, aws)
     yield made
     made.balancer.stop()
+
+
+def test_metrics_that_cannot_be_written_fail_no_run(tmp_path: Path) -> None:
+    """As of a log in the runs below."""
+    run = {"name": "haproxy", "outcome": "success"}
+    done = run_module({}, module="haproxy_run_metrics", textfile=str(tmp_path / "missing" / "a.prom"), duration=1, runs=[run])
+    assert (done.failed, done["changed"]) == (False, False)
+    (warning,) = done["warnings"]
+    assert "textfile: the metrics of this run cannot be written: " in str(warning)
 
 
 def test_each_run_leaves_its_mark_also_one_that_is_refused_and_one_that_fails(stage: Stage) -> None:

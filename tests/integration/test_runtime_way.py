@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_change, haproxy_runtime
+from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale import haproxy_change, haproxy_plan, haproxy_runtime
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_change import Wish, apply
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_inspect import Definition
 from ansible_collections.autoscale.haproxy.plugins.module_utils.haproxy_autoscale.haproxy_reload import ApplyError, Plan
@@ -160,6 +160,8 @@ def test_another_file_that_changed_takes_a_reload(balancer: Balancer, web: Backe
     assert brought(text(balancer, server(web, 1))) == "start"
     assert brought(text(balancer, server(web, 1), server(web, 2))) == "runtime"
     other.write_text("defaults other\n    mode http\n    timeout connect 3s\n")
+    candidate = report(described, Candidate(text(balancer, server(web, 1)), True, 100, 0, 0, 0, 0), False, run)["candidate"]
+    assert candidate["plan_reason"] == "another file of the process's configuration has changed since it was read"
     assert brought(text(balancer, server(web, 1))) == "reload"
     assert brought(text(balancer, server(web, 1), server(web, 2))) == "runtime"
 
@@ -375,6 +377,44 @@ def test_where_the_checks_go_is_compared_and_mended(running: Balancer, web: Back
     assert (facts(running)["drift"], do(running, unchanged)["applied_by"]) == ([], "none")
 
 
+def test_which_configuration_another_hand_has_started_it_on_is_not_guessed(newest: Balancer, web: Backends) -> None:
+    newest.stop()
+    newest.start(text(newest, server(web, 1)))
+    wanted = text(newest, server(web, 1), server(web, 3))
+    newest.config.write_text(wanted)
+    found = facts(newest, wanted)["candidate"]
+    assert (found["plan"], found["plan_reason"]) == ("reload", "which configuration the process runs is not known")
+
+
+def test_when_haproxy_is_not_as_its_file_says_after_a_reload_it_is_said_and_the_next_change_is_a_reload(
+    newest: Balancer, web: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No line is known that HAProxy and we read otherwise, so one is made up.
+    other = "web/s1 is at 127.0.2.9 in the process and not in the file"
+    with monkeypatch.context() as patch:
+        patch.setattr(haproxy_plan, "drift", lambda *_given: [other])
+        result = do(newest, text(newest, server(web, 1)), "reload")
+    assert result["warnings"] == [f"right after the reload the process is not as its file says, which is left so: {other}"]
+    found = facts(newest, text(newest, server(web, 1), server(web, 3)))["candidate"]
+    assert (found["plan"], found["plan_reason"]) == ("reload", f"after the last reload the process was not as its file says: {other}")
+
+
+def test_a_process_that_cannot_be_asked_is_reloaded_and_it_is_said_what_was_not_done(newest: Balancer, web: Backends) -> None:
+    """The socket that it has stands in no file any more, and there is no master."""
+    newest.stop()
+    newest.start(text(newest, server(web, 1), server(web, 2)), master=False)
+    for path in newest.state.iterdir():
+        path.unlink()
+    line = f"    stats socket {newest.stats_socket} mode 600 level admin expose-fd listeners\n"
+    wanted = text(newest, server(web, 2)).replace(line, "")
+    newest.config.write_text(wanted)
+    why = "the configuration has no `stats socket` with `level admin`"
+    assert facts(newest, wanted, "runtime_only")["candidate"]["needs_reload"] == f"the process cannot be asked: {why}"
+    result = do(newest, wanted)
+    assert (result["applied_by"], result["warnings"][0]) == ("reload", f"servers that go were not drained, because HAProxy cannot be asked: {why}")
+    newest.until(lambda: newest.reached() == {"127.0.2.2"})
+
+
 def test_a_socket_that_takes_no_commands_is_known_before(balancer: Balancer, web: Backends) -> None:
     lower = {"global_lines": f"    stats socket {balancer.folder}/low.sock level operator\n"}
     asked = text(balancer, server(web, 1), **lower).replace(f"    stats socket {balancer.stats_socket} mode 600 level admin expose-fd listeners\n", "")
@@ -385,4 +425,4 @@ def test_a_socket_that_takes_no_commands_is_known_before(balancer: Balancer, web
     described = definition(balancer)._replace(stats_socket=low)
     assert apply(described, plan, Wish("", True, "", 2, 5), False, run)["applied_by"] == "start"
     found = facts(balancer, wanted, "runtime_only", low)["candidate"]
-    assert (found["plan"], "takes no commands" in found["needs_reload"]) == ("reload", True)
+    assert (found["plan"], f"{low} takes no commands: it has not `level admin`" in found["needs_reload"]) == ("reload", True)

@@ -330,6 +330,17 @@ def test_a_template_anywhere_gets_server_lines_from_the_macros(own: Render) -> N
     assert "".join(own("{{ haproxy.servers(instances['webheads']) }}")).strip() == ""
 
 
+def test_what_an_instance_does_not_have_or_cannot_have_is_named(own: Render) -> None:
+    with pytest.raises(AnsibleError, match=r"server\(\) of haproxy-macros\.j2: the port of \S+ must be 1 to 65535, and is \S*80 x"):
+        own("{{ haproxy.servers(instances['webheads'], port='80 x') }}", one(1))
+    with pytest.raises(AnsibleError, match=r"server\(\) of haproxy-macros\.j2: the weight of \S+ must be 0 to 256, and is \S*257"):
+        own("{{ haproxy.servers(instances['webheads'], weight=257) }}", one(1))
+    with pytest.raises(AnsibleError, match="'no_such_name' is undefined"):
+        own("{{ no_such_name }}")
+    with pytest.raises(AnsibleError, match="has no attribute 'Version'"):
+        own("{{ instances['webheads'][0].tags.Version }}", one(1))
+
+
 def test_each_server_line_of_our_templates_has_the_id_that_haproxy_facts_takes_for_a_templates_own() -> None:
     """The texts of the gallery: all templates, with backup servers and static ones."""
     lines = [line.split() for _name, text in gallery.results(gallery.PAGE.read_text()) for line in text.splitlines() if line.split()[:1] == ["server"]]

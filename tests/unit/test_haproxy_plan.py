@@ -236,6 +236,7 @@ def test_a_backend_whose_servers_cannot_change_at_runtime_is_named_with_the_keyw
     found = reason(text(A, lines=lines), text(A, B, lines=lines), version)
     assert found.startswith("backend web: ")
     assert words in found
+    assert ("takes no servers at runtime" in found) is (lines.startswith("balance ") and "$" not in lines)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -306,6 +307,12 @@ def test_a_newcomer_that_cannot_be_added_is_named_with_the_reason(server: str, w
     found = reason(text(A), text(A, server))
     assert found.startswith(f"backend web, server {server.split()[1]}: ")
     assert words in found
+
+
+def test_a_keyword_that_a_version_cannot_be_given_at_runtime_is_named_with_the_version() -> None:
+    cookie = B + " cookie b"
+    assert reason(text(A), text(A, cookie), OLD) == "backend web, server b: HAProxy 2.6 cannot be given cookie at runtime"
+    assert planned(text(A), text(A, cookie), NEW).reload == ""
 
 
 def test_a_file_that_another_server_has_is_there_already() -> None:
