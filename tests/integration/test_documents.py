@@ -336,3 +336,32 @@ def test_each_message_of_the_troubleshooting_page_is_provoked_by_a_test() -> Non
         if not any(provokes(test, message) and not any(provokes(test, other) for other in longer) for test in tests):
             untold.append(message)
     assert untold == []
+
+
+# The site.
+
+
+def test_each_page_is_in_the_contents_of_the_site() -> None:
+    contents = re.findall(r"^   (?:.*<)?([\w./-]+?)>?$", (ROOT / "tests" / "site" / "index.rst").read_text(), re.MULTILINE)
+    assert [page for page in contents if contents.count(page) > 1] == []
+    pages = {str(document.relative_to(ROOT).with_suffix("")) for document in DOCUMENTS}
+    # What make docs has written itself, and what is no page.
+    assert set(contents) - {"modules/index"} == {page for page in pages if not page.startswith(("changelogs/", ".github/"))}
+
+
+def test_each_picture_is_shown_and_is_one() -> None:
+    folder = ROOT / "docs" / "images"
+    shown = {(document.parent / path).resolve() for document in DOCUMENTS for path in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", document.read_text())}
+    assert shown == {path.resolve() for path in folder.iterdir()}
+    for path in shown:
+        assert re.search(r"^<svg\b", path.read_text(), re.MULTILINE), path
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_the_site_is_made_without_a_warning_and_with_each_page() -> None:
+    done = subprocess.run(["make", "docs"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    site = ROOT / "build" / "docs"
+    for page in ("index", "README", "docs/troubleshooting", "modules/haproxy_apply_module", "modules/haproxy_autoscale_role"):
+        assert (site / f"{page}.html").is_file(), page
