@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule coverage churn bench lint sanity format gallery docs pictures build release clean
+.PHONY: help setup haproxy demo test test-full test-unit test-integration test-packaging test-molecule coverage matrix churn bench lint sanity format gallery docs pictures build release clean
 
 bin := .venv/bin
 # ARGS="-k reload" goes to pytest.
@@ -49,6 +49,10 @@ test-molecule: setup ## The molecule scenarios
 coverage: setup ## The share of the lines of library/ and module_utils/ that tests run through; it fails below the floor in pyproject.toml
 	@mkdir -p .cache/coverage
 	@$(pytest) --numprocesses 5 --dist worksteal --cov --cov-report=term tests/unit tests/integration
+
+matrix: setup ## Each ansible-core with each Python, the modules on the oldest Python, each HAProxy by itself. ARGS="--tags haproxy" for a part of it
+	@tests/setup.sh matrix
+	@.cache/venv-matrix/bin/nox $(ARGS)
 
 churn: setup ## Clients under load while the group changes, on each HAProxy: a table of what they noticed and of the reloads. ARGS="--versions 3.2" for one
 	@$(bin)/python tests/bench/churn.py $(ARGS)

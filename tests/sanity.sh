@@ -32,7 +32,7 @@ fi
 tests/support/export "$export"
 cd "$export/ansible_collections/autoscale/haproxy"
 # What the published collection does not hold is checked by `make lint`.
-rm -rf tests/[!s]* tests/s[!a]* tests/sanity.sh .ci .github Makefile
+rm -rf tests/[!s]* tests/s[!a]* tests/sanity.sh .ci .github Makefile noxfile.py
 # It checks the files that git knows, and this folder lies within a checkout whose git ignores it.
 git init --quiet
 git add --all

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # Gets a fresh Debian or Ubuntu machine ready: `tests/setup.sh demo` (the little that the demo needs), `tests/setup.sh test` (everything)
-# or `tests/setup.sh docs` (what makes the site of the documents).
+# `tests/setup.sh docs` (what makes the site of the documents) or `tests/setup.sh matrix` (what runs the matrix of versions).
 # It says nothing and takes no time when everything is there, so each make target can call it.
 set -euo pipefail
 
@@ -111,8 +111,8 @@ fetch_promtool() {
 }
 
 case "$what" in
-    demo | test | docs) ;;
-    *) fail "usage: tests/setup.sh demo|test|docs" ;;
+    demo | test | docs | matrix) ;;
+    *) fail "usage: tests/setup.sh demo|test|docs|matrix" ;;
 esac
 mkdir -p .cache
 # Two targets at once would install into one folder.
@@ -136,10 +136,10 @@ if ! python="$(find_python 3.11 3.99)"; then
     python="$(find_python 3.11 3.99)" || fail "still no Python that can make virtual environments."
 fi
 
-if [ "$what" = docs ]; then
-    environment .cache/venv-docs "$python" -r tests/requirements-docs.txt || fail "tests/requirements-docs.txt could not be installed, see above."
-    exit 0
-fi
+case "$what" in docs | matrix)
+    environment ".cache/venv-$what" "$python" -r "tests/requirements-$what.txt" || fail "tests/requirements-$what.txt could not be installed, see above."
+    exit 0 ;;
+esac
 
 install_haproxy
 requirements=tests/requirements.txt

@@ -70,6 +70,7 @@ NOT_RUN = {
     "make test-packaging": ROUND_ABOUT,
     "make test-molecule": ROUND_ABOUT,
     "make coverage": ROUND_ABOUT,
+    "make matrix": ROUND_ABOUT,
     "make lint": "make test runs it beside the tests",
     "make format": "it changes the checkout; make lint asks the same two tools whether it would",
     "make docs": "it gets tools of its own from the package index; test_each_link_leads_somewhere follows the links",

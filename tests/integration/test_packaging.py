@@ -189,6 +189,7 @@ def test_the_installed_collection_is_whole_and_listed_and_holds_no_junk(source: 
         assert (installed / "roles" / "haproxy_autoscale" / "templates" / file.name).is_file()
     assert (installed / "playbooks" / "update.yml").is_file()
     names = [str(path.relative_to(installed)) for path in installed.rglob("*")]
+    assert not {"Makefile", "noxfile.py", "pyproject.toml"} & set(names)
     assert [name for name in names if name in JUNK or name.startswith(tuple(f"{junk}/" for junk in JUNK)) or "junk" in name] == []
 
     environment = {**private_home(tmp_path), "ANSIBLE_COLLECTIONS_PATH": str(collections)}

@@ -143,20 +143,21 @@ class Balancer:
     # The role.
 
     def run(self, variables: Mapping[str, Any], *arguments: str, playbook: Path | None = None, ansible: str = "") -> Run:
-        """Run the role by playbooks/update.yml, or another playbook, with the ansible-playbook of this environment."""
+        """Run the role by playbooks/update.yml, or another playbook, with the ansible-playbook and the Python of this environment, or with those that
+        CONTROLLER and MANAGED_PYTHON name."""
         extra = self.folder / "variables.json"
         text = json.dumps(dict(variables))
         # Two runs at once may share it.
         if not extra.exists() or extra.read_text() != text:
             extra.write_text(text)
         command = [
-            ansible or str(Path(sys.executable).with_name("ansible-playbook")),
+            ansible or os.environ.get("CONTROLLER") or str(Path(sys.executable).with_name("ansible-playbook")),
             "-i",
             "localhost,",
             "-c",
             "local",
             "-e",
-            "ansible_python_interpreter={{ansible_playbook_python}}",
+            f"ansible_python_interpreter={os.environ.get('MANAGED_PYTHON', '{{ansible_playbook_python}}')}",
             "-e",
             f"@{extra}",
             *arguments,

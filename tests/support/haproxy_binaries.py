@@ -36,8 +36,7 @@ def system_binary() -> str | None:
 
 
 @lru_cache(maxsize=None)  # noqa: UP033 (Python 3.8 has no shorter one)
-def binaries() -> dict[str, str]:
-    """Version to path, oldest first, none too old. The system's binary wins over a fetched one of the same version."""
+def _found() -> dict[str, str]:
     candidates = [str(path) for path in CACHE.glob("*/haproxy")]
     system = system_binary()
     if system:
@@ -47,8 +46,15 @@ def binaries() -> dict[str, str]:
     return {version: found[version] for version in sorted(found, key=numbers.__getitem__) if numbers[version] >= OLDEST}
 
 
+def binaries() -> dict[str, str]:
+    """Version to path, oldest first, none too old. The system's binary wins over a fetched one of the same version. With HAPROXY_VERSION in the
+    environment there is no other."""
+    only = os.environ.get("HAPROXY_VERSION")
+    return {version: binary for version, binary in _found().items() if only in (None, version)}
+
+
 def missing() -> list[str]:
-    return [version for version in WANTED if version not in binaries()]
+    return [version for version in WANTED if version not in _found()]
 
 
 if __name__ == "__main__":
