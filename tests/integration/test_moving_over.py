@@ -10,8 +10,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import mako.template
 import pytest
 import yaml
 from backends import Backends
@@ -96,6 +98,99 @@ def test_the_automatic_examples_give_the_backends_that_the_class_gave(judged_tex
     text = made(**three_prefixes)
     assert hosts(text) == {"prd-42-loremipsum-helloworld.example.com": "prd-42-LoremIpsum-HelloWorld"}
     assert [said.split(": ", 1)[1] for said in warnings(text)] == [f"{named(number)}: no tag BooBaz" for number in (3, 4, 5)]
+
+
+# From an old template's text, by the page's own tables.
+
+# As people had theirs: what the script's own example has, and each of the attributes that are still there.
+OLD = """
+global
+    daemon
+    maxconn 256
+
+defaults
+    mode http
+    timeout connect 5000ms
+    timeout client 5000ms
+    timeout server 5000ms
+
+frontend www *:80
+    maxconn 50000
+    default_backend servers
+
+## The web servers.
+backend servers
+    balance roundrobin
+    % for instance in instances['webheads']:
+    # ${ instance.region.name } ${ instance.placement } ${ instance.vpc_id } ${ instance.private_dns_name } ${ instance.dns_name } ${ instance.ip_address }
+    server ${ instance.id } ${ instance.private_ip_address }:80 weight ${ instance.tags['Weight'] }
+    % endfor
+    % if instances['tomcats']:
+    server ${ instances['tomcats'][0].id } ${ instances['tomcats'][0].private_ip_address }:8080 backup
+    % else:
+    server none 127.0.0.1:1
+    % endif
+"""
+
+
+def cells(heading: str) -> list[list[str]]:
+    """The rows below a table's heading, each cell as the code in it."""
+    (table,) = re.findall(rf"^\| {re.escape(heading)} \|\n\|[-|]+\|\n((?:\|.*\n)+)", PAGE.read_text(), re.MULTILINE)
+    return [[" … ".join(re.findall(r"`([^`]+)`", cell)) for cell in row.strip("|").split(" | ")] for row in table.splitlines()]
+
+
+def rewritten(text: str) -> str:
+    """What the page says to make of a Mako template."""
+    patterns = {
+        "% for x in y: … % endfor": [(r"^ *% for (.*):$", r"{% for \1 %}"), (r"^ *% endfor$", "{% endfor %}")],
+        "% if x: … % endif": [(r"^ *% (if .*|else):$", r"{% \1 %}"), (r"^ *% endif$", "{% endif %}")],
+        "${ x }": [(r"\$\{ (.*?) \}", r"{{ \1 }}")],
+        "## a comment": [(r"^ *## (.*)$", r"{# \1 #}")],
+    }
+    attributes = {old: new.split(" … ")[0] for names, new in cells("boto | Here") for old in names.split(" … ") if new}
+    for old, _new in cells("Mako | Jinja"):
+        # Python within a template is not rewritten by rule.
+        for pattern, replacement in patterns.pop(old, []):
+            text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    assert patterns == {}
+    text = re.sub(r"(?<=\.)(?:region\.name|[a-z_]+)\b", lambda found: attributes.get(found.group(), found.group()), text)
+    return re.sub(r"^(frontend \S+) (\S+)$", r"\1\n    bind \2", text, flags=re.MULTILINE)
+
+
+def test_an_old_template_rewritten_by_the_pages_tables_gives_the_same_servers(tmp_path: Path) -> None:
+    (shortened,) = (block.text for block in of("text") if "% for" in block.text)
+    groups: dict[str, list[dict[str, Any]]] = {"webheads": [], "tomcats": []}
+    for number, group in ((1, "webheads"), (2, "webheads"), (3, "tomcats")):
+        more = {
+            "private_ip_address": f"10.0.0.{number}",
+            "private_dns_name": f"ip-10-0-0-{number}.internal",
+            "public_ip_address": f"192.0.2.{number}",
+            "public_dns_name": f"ec2-{number}.example.com",
+            "availability_zone": "eu-west-1a",
+            "region": "eu-west-1",
+            "vpc_id": "vpc-1",
+        }
+        groups[group].append({**one(number, Weight=str(number)), **more})
+    new_names = {new.split(" … ")[0]: old.split(" … ")[0] for old, new in cells("boto | Here") if new}
+
+    def of_boto(found: dict[str, Any]) -> SimpleNamespace:
+        made = SimpleNamespace(tags=found["tags"], region=SimpleNamespace(name=found["region"]))
+        for new, old in new_names.items():
+            if new in found and "." not in old and "[" not in old:
+                setattr(made, old, found[new])
+        return made
+
+    old_instances = {group: [of_boto(found) for found in members] for group, members in groups.items()}
+    for text in (OLD.lstrip(), shortened):
+        before = mako.template.Template(text).render(instances=old_instances)  # noqa: S702 - it makes no page
+        template = tmp_path / "balancer.cfg.j2"
+        template.write_text(rewritten(text))
+        after = render(template, groups)
+        assert [line.split() for line in after.splitlines() if "bind" not in line] == [line.replace("www *:80", "www").split() for line in before.splitlines()]
+        assert "    server i-00000000000000001 " in after
+        # A name would have to be resolved.
+        if text != shortened:
+            assert_no_complaint(after)
 
 
 # The steps, on a balancer that the old script left.
