@@ -345,8 +345,11 @@ def test_each_page_is_in_the_contents_of_the_site() -> None:
     contents = re.findall(r"^   (?:.*<)?([\w./-]+?)>?$", (ROOT / "tests" / "site" / "index.rst").read_text(), re.MULTILINE)
     assert [page for page in contents if contents.count(page) > 1] == []
     pages = {str(document.relative_to(ROOT).with_suffix("")) for document in DOCUMENTS}
-    # What make docs has written itself, and what is no page.
+    # What antsibull-docs writes, and what is no page.
     assert set(contents) - {"modules/index"} == {page for page in pages if not page.startswith(("changelogs/", ".github/"))}
+    # And a reader of the repository finds it from the front page.
+    (listed,) = re.findall(r"^## Documents\n(.*?)^## ", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= set(re.findall(r"\]\(([^)]+)\)", listed))
 
 
 def test_each_picture_is_shown_and_is_one() -> None:
