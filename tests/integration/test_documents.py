@@ -311,6 +311,13 @@ def test_the_messages_of_the_troubleshooting_page_are_in_the_code() -> None:
             assert piece in others or piece.strip(" .:,") in code or not piece, f"{message}: {piece!r}"
 
 
+def test_each_refusal_is_on_the_troubleshooting_page() -> None:
+    said = re.findall(r"Refused: ([^{:]+)", " ".join((ROLE / "tasks" / "refuse.yml").read_text().split()))
+    assert len(said) > 4
+    for words in said:
+        assert any(f"Refused: {words.split(', or ')[0].strip()}" in message for message in messages()), words
+
+
 def strings(statement: ast.stmt) -> str:
     """The texts in a test's source, without those that are only said to the reader."""
     said = {id(node.value) for node in ast.walk(statement) if isinstance(node, ast.Expr)}

@@ -282,7 +282,8 @@ def test_a_port_that_is_taken_is_refused_before_the_file_is_written(stage: Scene
         other.listen()
         place = f"127.0.0.1:{other.getsockname()[1]}"
         with nothing_happens(stage):
-            assert refused(stage.run(haproxy_autoscale_stats_bind=place), f"bind {place}: Address already in use", "are untouched")
+            said = f"Refused: HAProxy could not listen where the configuration says: bind {place}: Address already in use"
+            assert refused(stage.run(haproxy_autoscale_stats_bind=place), said, "are untouched")
     # Free again, it is taken.
     stage.variables["haproxy_autoscale_stats_bind"] = place
     assert heals(stage, 1, 2, 3)
@@ -394,7 +395,7 @@ def test_a_read_only_target_is_named(stage: Scene) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     stage.members(1, 2, 3)
     with nothing_happens(stage):
-        assert refused(stage.run(), f"{folder} cannot be written", "are untouched")
+        assert refused(stage.run(), f"Refused: {folder} cannot be written", "are untouched")
     subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
     assert heals(stage, 1, 2, 3)
 
@@ -406,7 +407,7 @@ def test_a_read_only_state_folder_is_seen_before_the_file_is_written(stage: Scen
     subprocess.run(["mount", "-o", "remount,ro", str(stage.balancer.state)], check=True)
     stage.members(1, 2, 3)
     with nothing_happens(stage):
-        assert refused(stage.run(), f"{stage.balancer.state} cannot be written", "are untouched")
+        assert refused(stage.run(), f"Refused: {stage.balancer.state} cannot be written", "are untouched")
     subprocess.run(["mount", "-o", "remount,rw", str(stage.balancer.state)], check=True)
     assert heals(stage, 1, 2, 3)
 
