@@ -154,8 +154,8 @@ def main() -> None:
                 module.warn(f"textfile: {problem}")
         except StateError as error:
             module.warn(f"textfile: the metrics of this run cannot be written: {error}")
-    lines = change_lines(runs, now)
-    if change_log and lines and not module.check_mode:
+    lines = change_lines(runs, now) if change_log else ""
+    if lines and not module.check_mode:
         try:
             append(change_log, lines)
         except StateError as error:

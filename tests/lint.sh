@@ -23,10 +23,11 @@ check yamllint --strict .
 check ansible-lint --offline -q
 check antsibull-changelog lint
 # Of the checkout itself antsibull-docs sees no module: it follows no links.
-tests/support/export .cache/export
+check tests/support/export .cache/export
 check antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=self .cache/export/ansible_collections/autoscale/haproxy
 # Left to `make sanity`: what the tools above, or the tests, do as well.
 check tests/sanity.sh --skip-test pylint --skip-test yamllint --skip-test changelog --skip-test shellcheck --skip-test ansible-doc
+rm -rf .cache/tarball
 check python tests/support/tarball.py .cache/tarball
 check tests/galaxy.sh .cache/tarball/autoscale-haproxy-*.tar.gz
 check check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml

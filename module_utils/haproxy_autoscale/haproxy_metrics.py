@@ -97,7 +97,8 @@ def updated(before: Mapping[Series, float], runs: Sequence[Mapping[str, Any]], d
         repairs = series("drift_repairs_total", process=name)
         _count(after, [repairs], repairs if change.get("drift") else None)
         after[series("last_run_timestamp_seconds", process=name)] = now
-        after[series("last_run_duration_seconds", process=name)] = duration
+        # A clock that was set back meanwhile.
+        after[series("last_run_duration_seconds", process=name)] = max(duration, 0)
         if run["outcome"] == "success":
             after[series("last_success_timestamp_seconds", process=name)] = now
         if way in WAYS:
@@ -196,13 +197,15 @@ def change_lines(runs: Sequence[Mapping[str, Any]], now: float) -> str:
 
 
 def _change(change: Mapping[str, Any]) -> dict[str, Any]:
-    """The change with the servers of each backend before and after. Of one that failed it is not known what HAProxy has now."""
-    after = change["servers"]
-    counts = {kind: {backend: len(names) for backend, names in change[kind].items()} for kind in ("came", "went")}
+    """The change with the servers of each backend before and after. Of one that failed, or that nothing was done to HAProxy for, it is not
+    known what HAProxy has now."""
+    after = change.get("servers", {})
+    counts = {kind: {backend: len(names) for backend, names in change.get(kind, {}).items()} for kind in ("came", "went")}
     backends = sorted({*after, *counts["went"]})
     before = {backend: after.get(backend, 0) - counts["came"].get(backend, 0) + counts["went"].get(backend, 0) for backend in backends}
     kept = {key: value for key, value in change.items() if key not in ("servers", "came", "went")}
-    return {**kept, "servers_before": before, "servers_after": dict(after) if change["outcome"] == "changed" else None}
+    is_made = change.get("outcome") == "changed" and change.get("applied_by") in WAYS
+    return {**kept, "servers_before": before, "servers_after": dict(after) if after and is_made else None}
 
 
 def append(path: str, lines: str) -> None:
@@ -219,9 +222,12 @@ def append(path: str, lines: str) -> None:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             count = os.write(descriptor, data)
+            if count < len(data):
+                # Half a line would make the next one unreadable, too.
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - count)
         finally:
             os.close(descriptor)
     except OSError as error:
         raise StateError(f"{path}: {error.strerror}") from error
     if count < len(data):
-        raise StateError(f"{path}: only {count} of {len(data)} bytes were written")
+        raise StateError(f"{path}: there is room for {count} of {len(data)} bytes only")

@@ -299,8 +299,14 @@ def test_what_a_run_was_cut_off_in_is_finished_also_by_a_run_that_fails(stage: S
         stage.aws.fault("DescribeInstances", error(500, "InternalError"))
     else:
         stage.members(8)
-    done = stage.run()
+    watch = Watch(balancer.folder / "watch")
+    done = stage.run(**watch.variables)
     assert done.status != 0
+    # What it was refused for is not made.
+    (line,) = watch.lines()
+    assert (line["applied_by"], line["added"], line["removed"], line["servers_after"]) == ("runtime", [], [], None)
+    assert watch.metrics()["refusals_total", "removes_too_much"] == (why != "nobody is known")
+    assert ("servers", "webheads") not in watch.metrics()
     assert ("what an earlier run was cut off in was finished" if why == "nobody is known" else "would lose") in done.text
     assert stage.serves(3, 4)
     assert balancer.admin_states() == {instance_id(3): 0, instance_id(4): 0}

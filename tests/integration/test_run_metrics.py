@@ -38,6 +38,15 @@ def test_metrics_that_cannot_be_written_fail_no_run(tmp_path: Path) -> None:
     assert "textfile: the metrics of this run cannot be written: " in str(warning)
 
 
+def test_check_mode_leaves_nothing(tmp_path: Path) -> None:
+    run = {"name": "haproxy", "outcome": "success", "change": {"outcome": "changed", "applied_by": "reload"}}
+    places = {"textfile": str(tmp_path / "a.prom"), "change_log": str(tmp_path / "log")}
+    for is_check in (True, False):
+        done = run_module({}, module="haproxy_run_metrics", **places, duration=1, runs=[run], _ansible_check_mode=is_check)
+        assert (done.failed, done["changed"]) == (False, False)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ([] if is_check else ["a.prom", "log"])
+
+
 def test_each_run_leaves_its_mark_also_one_that_is_refused_and_one_that_fails(stage: Stage) -> None:
     balancer, watch = stage.balancer, Watch(stage.balancer.folder / "watch")
     stage.variables.update(watch.variables)

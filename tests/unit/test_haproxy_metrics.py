@@ -9,6 +9,8 @@ import ast
 import json
 import os
 import re
+import resource
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,31 @@ def test_a_change_is_one_line_with_the_servers_before_and_after() -> None:
     assert first["drained"] == [{"server": "i-2", "reason": "Terminating:Wait"}]
     assert (second["outcome"], second["error"], second["servers_after"]) == ("failed", "no\nanswer", None)
     assert not {"came", "went", "servers"} & set(first)
+    # A file whose turn has not come, and the little that somebody else's playbook may say: HAProxy's servers are not known.
+    for little in (change(applied_by="none"), {"outcome": "changed", "applied_by": "reload"}):
+        assert json.loads(metrics.change_lines([run(change=little)], 0))["servers_after"] is None
+
+
+def test_a_clock_that_was_set_back_in_a_run_costs_no_counter() -> None:
+    text = metrics.written(metrics.updated({}, [run()], -3.2, 1000))
+    assert parsed(text)["last_run_duration_seconds", "haproxy"] == 0
+    assert metrics.read(text)
+
+
+def test_a_log_that_has_no_room_for_a_line_keeps_no_half_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "changes.log"
+    metrics.append(str(path), "one\n")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (7, limits[1]))
+        with pytest.raises(StateError, match="room for 3 of 10 bytes"):
+            metrics.append(str(path), "123456789\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    metrics.append(str(path), "two\n")
+    assert path.read_text() == "one\ntwo\n"
 
 
 def test_lines_are_appended_to_a_log_that_is_not_for_everybody(tmp_path: Path) -> None:
