@@ -42,6 +42,13 @@ def section(found: dict[str, Any]) -> str:
         + "\nPeak memory of all its processes together:\n\n"
         + _table(["Instances", *WAYS.values()], memory)
     )
+    few, many = found["runs"].get("1000"), found["runs"].get("10000")
+    if few and many:
+        growth, memory = many["ours"]["cpu"] / few["ours"]["cpu"], many["ours"]["memory"]
+        text += (
+            f"\nWith ten times as many instances, 10,000 for 1,000, `update.yml` takes {growth:.1f} times as long (bar 10, which is linear: "
+            f"{'met' if growth <= 10 else 'not met'}), and {memory:.0f} MiB (the aim is 200: {'met' if memory <= 200 else 'not met'}).\n"
+        )
     if alone:
         text += "\nProcessor time of the modules alone:\n\n" + _table(["Instances", *(f"`{name}`" for name in MODULES)], alone)
     if "changes" in found:

@@ -545,7 +545,11 @@ def test_values_may_be_given_as_ansible_users_give_them(stage: Stage) -> None:
     stage.members(1, 2)
     stage.variables["haproxy_autoscale_services"][0]["check"] = "no"
     done = stage.run(
-        haproxy_autoscale_security_groups="webheads", haproxy_autoscale_stats_bind=f"127.0.0.1:{free_port()}", haproxy_autoscale_stats_password=1234
+        haproxy_autoscale_security_groups="webheads",
+        haproxy_autoscale_stats_bind=f"127.0.0.1:{free_port()}",
+        haproxy_autoscale_stats_password=1234,
+        haproxy_autoscale_textfile=None,
+        haproxy_autoscale_change_log=None,
     )
     assert done.status == 0, done.output
     text = stage.balancer.config.read_text()
